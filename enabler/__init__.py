@@ -1,0 +1,1 @@
+"""The enabler: tells each virtual machine on a hypervisor host which real machine it runs on."""

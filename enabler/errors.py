@@ -1,0 +1,112 @@
+"""Every error the enabler raises on purpose, in one tree.
+
+    EnablerError
+    ├── ConfigurationError      exit 78   a setting is wrong, or missing
+    ├── IdentityError           exit 78   this machine has no identity that can be trusted
+    ├── ListenError             exit 69   an address or a socket path can't be listened on
+    ├── HypervisorError         exit 69   libvirt can't be asked            503 hypervisor-unavailable
+    │   └── HypervisorDenied    exit 77   libvirt refuses us
+    └── Refusal                           a request that gets no identity
+        ├── CallerUnknown                 403 caller-unknown
+        ├── VmNotFound                    404 vm-not-found
+        ├── MalformedUuid                 400 malformed-uuid
+        ├── VmArriving                    503 vm-arriving
+        └── VmLeaving                     503 vm-leaving
+
+Each says in its message what is wrong and what to do about it. An error that ends a command carries
+the exit code of ``sysexits.h``; one that ends a request carries the HTTP status and the last part of
+its problem type (RFC 9457).
+"""
+
+from __future__ import annotations
+
+
+class EnablerError(Exception):
+    """The root. ``str(error)`` is one line that a person can act on."""
+
+    exit_code = 70  # EX_SOFTWARE
+    status = 500
+    problem = "internal-error"
+    title = "The enabler failed"
+    retry_after: int | None = None
+    """Seconds after which asking again is worth it (``Retry-After``), where that is known."""
+
+
+class ConfigurationError(EnablerError):
+    """A setting is wrong or missing."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class IdentityError(EnablerError):
+    """The machine has no identity that can be trusted (DESIGN rule 2)."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class ListenError(EnablerError):
+    """An address or socket path can't be listened on."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class HypervisorError(EnablerError):
+    """Libvirt can't be asked, did not answer in time, or its last word is too old to repeat."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+    status = 503
+    problem = "hypervisor-unavailable"
+    title = "The hypervisor can't be asked"
+    retry_after = 1
+
+
+class HypervisorDenied(HypervisorError):
+    """Libvirt answers, but refuses this user."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class Refusal(EnablerError):
+    """A request that gets no identity."""
+
+
+class CallerUnknown(Refusal):
+    """The caller is no VM that is known to live here."""
+
+    status = 403
+    problem = "caller-unknown"
+    title = "The caller is not a virtual machine of this host"
+
+
+class VmNotFound(Refusal):
+    """No such VM, as far as this caller may know."""
+
+    status = 404
+    problem = "vm-not-found"
+    title = "No such virtual machine"
+
+
+class MalformedUuid(Refusal):
+    """What should be a UUID is none."""
+
+    status = 400
+    problem = "malformed-uuid"
+    title = "Not a UUID"
+
+
+class VmArriving(Refusal):
+    """The VM is on its way here and does not run here yet."""
+
+    status = 503
+    problem = "vm-arriving"
+    title = "The virtual machine is arriving"
+    retry_after = 1
+
+
+class VmLeaving(Refusal):
+    """The VM has been switched over to another host."""
+
+    status = 503
+    problem = "vm-leaving"
+    title = "The virtual machine is leaving"
+    retry_after = 1

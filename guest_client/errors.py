@@ -1,0 +1,145 @@
+"""Every error the guest client raises on purpose, in one tree.
+
+    GuestClientError
+    ├── UsageError               exit 64   the command line is wrong
+    ├── ConfigurationError       exit 78   a file, variable or value of the configuration is wrong
+    ├── Unverified               exit 69   no answer that can be trusted
+    │   ├── NoAnswer             exit 69   nobody answered within the deadline
+    │   ├── UntrustedAnswer      exit 69   something answered, and it is not what an enabler says
+    │   │   └── IdentityInvalid  exit 69   the identity document breaks the contract
+    │   └── Refused              exit 77   the enabler says that we are no VM of its host
+    ├── InconsistentScan         exit 75   the machine changed inside the scan
+    ├── OutputError              exit 73   an output can't be created
+    │   └── OutputWriteError     exit 74   an output was begun and can't be finished
+    ├── StateError               exit 74   the client's own records can't be read or written
+    └── ScannerError             exit 126  the scanner is there and can't be run
+        └── ScannerNotFound      exit 127  there is no such scanner
+
+    Interrupted (a KeyboardInterrupt)      exit 128 + the signal's number
+
+Each says in one line what is wrong and what to do about it, and carries the exit code that it ends
+a command with: those of ``sysexits.h``, and the shells' own for a command that can't be run.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from guest_client.guard import Verdict
+
+
+class GuestClientError(Exception):
+    """The root. ``str(error)`` is one line that a person can act on."""
+
+    exit_code: ClassVar[int] = 70  # EX_SOFTWARE
+
+
+class UsageError(GuestClientError):
+    """The command line is wrong."""
+
+    exit_code = 64  # EX_USAGE
+
+
+class ConfigurationError(GuestClientError):
+    """A setting from a file or from the environment is wrong."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class Unverified(GuestClientError):
+    """No answer that can be trusted; ``reason`` is the short word that verdicts and reports use."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+    reason: ClassVar[str] = "unverified"
+
+
+class NoAnswer(Unverified):
+    """Nobody answered within the deadline."""
+
+    reason = "no-answer"
+
+
+class UntrustedAnswer(Unverified):
+    """Something answered, but not as an enabler does: a redirect, no JSON, far too much of it."""
+
+    reason = "untrusted-answer"
+
+
+class IdentityInvalid(UntrustedAnswer):
+    """The identity document breaks the contract.
+
+    ``path`` names the member that is wrong, with dots (``machine.serial_number``); it is empty when
+    the document as a whole is.
+    """
+
+    reason = "invalid-identity"
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        where = f"its member {path} {problem}" if path else f"it {problem}"
+        super().__init__(
+            f"the identity document can't be trusted: {where};"
+            " check that the enabler's version fits this client's"
+        )
+
+
+class Refused(Unverified):
+    """The enabler answered, and says that we are no virtual machine of its host."""
+
+    exit_code = 77  # EX_NOPERM
+    reason = "refused"
+
+
+class InconsistentScan(GuestClientError):
+    """The machine changed inside the scan (RC_INCONSISTENT_OUTPUT): what it found is of no use."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        super().__init__(f"{verdict.sentence}; run the scan again")
+
+
+class OutputError(GuestClientError):
+    """An output can't be created."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
+class OutputWriteError(OutputError):
+    """An output was begun and can't be finished: the disk is full, the reader has gone."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class StateError(GuestClientError):
+    """The client's own records (triggers, the agent's state) can't be read or written."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class ScannerError(GuestClientError):
+    """The scanner exists and can't be run."""
+
+    exit_code = 126
+
+
+class ScannerNotFound(ScannerError):
+    """There is no such scanner."""
+
+    exit_code = 127
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the client to end.
+
+    No part of the tree on purpose: what handles errors must let it pass, as it would Ctrl-C.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signal = signal.Signals(signum)
+        self.exit_code = 128 + signum
+        super().__init__(f"ended by {self.signal.name}")

@@ -1,0 +1,1 @@
+"""The tests: unit, api, and lab (real hosts, a real guest, real live migrations)."""

@@ -1,4 +1,4 @@
-"""The guard: identity readings in, verdict out. Pure; all rules about what a scan is worth are here.
+"""The guard: identity readings in, verdict out. Pure; what a scan is worth is settled here alone.
 
 Rules
 -----
@@ -27,10 +27,10 @@ When several things differ, all are kept as ``changes``, and the first in this t
 
 About the generation: ``null`` means that the hypervisor gives the VM no generation ID. Two
 different IDs are always a change. ``null`` on one side only is a change of what is *known*; across
-two residencies the other host may just not tell, so the residency or the host is the reason, and the
-generation no change. Within one residency nothing could have made an ID appear or go, as a running
-VM's generation ID can't be configured: something happened that a guard can't vouch for, and the
-safe side is to call it a change.
+two residencies the other host may just not tell, so the residency or the host is the reason, and
+the generation no change. Within one residency nothing could have made an ID appear or go, as a
+running VM's generation ID can't be configured: something happened that a guard can't vouch for, and
+the safe side is to call it a change.
 
 Names (a renamed VM), the time and manner of arrival under an unchanged residency ID, the time of
 observation, and members unknown to this client are not compared.

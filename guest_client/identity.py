@@ -12,11 +12,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 from guest_client.errors import IdentityInvalid
+from guest_client.times import parse_time
 
 _COMPONENT_ID = re.compile(r"sha256:[0-9a-f]{64}\Z", re.ASCII)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
@@ -163,11 +163,6 @@ def parse_identity(raw: bytes) -> Identity:
         observed_at=top.timestamp("observed_at"),
         raw=bytes(raw),
     )
-
-
-def parse_time(timestamp: str) -> datetime:
-    """Turn one of the contract's times into an aware ``datetime``; raises ``ValueError``."""
-    return datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -1,0 +1,287 @@
+"""How the guest reads its identity: one question, asked until it is answered or the time is up.
+
+What each answer means
+----------------------
+    answer                                            meaning
+    ------------------------------------------------  --------------------------------------------
+    200 with an identity document                     trusted
+    no connection, a lost one, no answer in time      asked again, on a new connection
+    429, 5xx (the VM is just being switched over,     asked again, not sooner than ``Retry-After``
+    the hypervisor can't be asked, ...)
+    401, 403                                          refused: we are no VM of that host. Final
+    a redirect, another status, no JSON, no length,   not an enabler's answer: asking again would
+    too long, not the contract's schema               make it no truer. Final
+
+A read lasts as long as its deadline at most, whatever the other side does; but for looking up a
+host that is given by name. Between tries it waits, each time about twice as long, up to
+:data:`LONGEST_WAIT`, with jitter so that the guests of a whole host don't knock in step.
+
+The default deadline, 30 s, is long against a switch-over (0.1 s to a few seconds) and against the
+restart of an enabler or of libvirtd, and short against most scans.
+
+The connection is kept for the next read. One that the old host held breaks on the new host; when a
+kept connection fails, the same question is asked at once on a new one, without waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
+from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
+from guest_client.guard import Missing, Reading
+from guest_client.identity import Identity, parse_identity
+from guest_client.text import printable, size_in_words
+from guest_client.times import WallClock, rfc3339, utc_now
+from guest_client.transport import DeadlineTransport
+
+DEFAULT_DEADLINE = 30.0
+"""Seconds that one read may last, retries included."""
+LARGEST_ANSWER = 64 * 1024
+"""Bytes; an identity document has about one thousand."""
+FIRST_WAIT = 0.1
+LONGEST_WAIT = 2.0
+"""Seconds between two tries, before jitter."""
+LONGEST_RETRY_AFTER = 5.0
+"""Seconds; an answer that asks us to stay away longer is asked again all the same."""
+PATIENCE = 2.0
+LONGEST_PATIENCE = 8.0
+"""Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
+try, and a host that is merely slow is answered in the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTry:
+    """A try that brought no answer, at a time of day (RFC 3339)."""
+
+    at: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read of the identity and what became of it, for verdicts and reports."""
+
+    started: str
+    finished: str
+    identity: Identity | None
+    error: Unverified | None
+    failures: tuple[FailedTry, ...]
+
+    @property
+    def reading(self) -> Reading:
+        """What a guard takes."""
+        if self.identity is not None:
+            return self.identity
+        return Missing(self.error.reason, str(self.error)) if self.error else Missing()
+
+    def trusted(self) -> Identity:
+        """Give the identity, or raise the error that there is instead."""
+        if self.identity is not None:
+            return self.identity
+        raise self.error or NoAnswer("no trusted answer from an enabler")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the read as reports write it, with the whole document."""
+        return {
+            "started": self.started,
+            "finished": self.finished,
+            "identity": None if self.identity is None else self.identity.as_dict(),
+            "error": None if self.error is None else reason_and_message(self.error),
+            "failed_tries": [{"at": failure.at, "what": failure.what} for failure in self.failures],
+        }
+
+
+def reason_and_message(error: Unverified) -> dict[str, str]:
+    """Give an error as reports write it."""
+    return {"reason": error.reason, "message": str(error)}
+
+
+class _TryAgain(Exception):
+    def __init__(self, what: str, *, not_before: float = 0.0, timed_out: bool = False) -> None:
+        super().__init__(what)
+        self.not_before = not_before
+        self.timed_out = timed_out
+
+
+class Channel:
+    """The way to one enabler. Not for use by two threads at once.
+
+    ``clock`` (monotonic seconds), ``sleep``, ``jitter`` (0 to 1) and ``now`` are the real ones
+    unless given. ``on_failure`` is called with each failed try, as it happens.
+    """
+
+    def __init__(
+        self,
+        enabler: Endpoint | str = DEFAULT_ENABLER,
+        *,
+        on_failure: Callable[[FailedTry], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+        now: WallClock = utc_now,
+    ) -> None:
+        self.endpoint = parse_endpoint(enabler) if isinstance(enabler, str) else enabler
+        self._on_failure = on_failure
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._now = now
+        self._transport = DeadlineTransport(self.endpoint, clock)
+        self._client = httpx.Client(
+            transport=self._transport,
+            base_url=self.endpoint.base_url,
+            # A proxy in the environment must never see, or give, an identity.
+            trust_env=False,
+            follow_redirects=False,
+            headers={
+                "Accept": "application/json, application/problem+json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "guest-client",
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if one is kept."""
+        self._client.close()
+
+    def read(self, deadline: float = DEFAULT_DEADLINE) -> Read:
+        """Read the identity within ``deadline`` seconds. What goes wrong is told in the result."""
+        started = rfc3339(self._now())
+        end = self._clock() + deadline
+        failures: list[FailedTry] = []
+        timeouts = 0
+        wait = FIRST_WAIT
+        while True:
+            dials = self._transport.dials
+            patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
+            try:
+                identity = self._ask(end, patience)
+            except Unverified as error:
+                return Read(started, rfc3339(self._now()), None, error, tuple(failures))
+            except _TryAgain as failure:
+                self._transport.forget_connection()
+                failures.append(FailedTry(rfc3339(self._now()), str(failure)))
+                if self._on_failure is not None:
+                    self._on_failure(failures[-1])
+                reused = self._transport.dials == dials
+                timeouts += failure.timed_out
+                not_before = failure.not_before
+            else:
+                return Read(started, rfc3339(self._now()), identity, None, tuple(failures))
+            left = end - self._clock()
+            if left <= 0:
+                silence = self._no_answer(deadline, failures)
+                return Read(started, rfc3339(self._now()), None, silence, tuple(failures))
+            if reused and not not_before:
+                continue
+            pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
+            # Near the end, smaller steps: the last try should not be missed by a long wait.
+            self._sleep(min(pause, max(left / 2, FIRST_WAIT / 2)))
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
+        tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"
+        return NoAnswer(
+            f"no enabler answered at {self.endpoint} within {deadline:g} s"
+            f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
+        )
+
+    def _ask(self, end: float, patience: float) -> Identity:
+        """Ask once; raises :class:`_TryAgain`, or an error that is final."""
+        self._transport.deadline = min(end, self._clock() + 2 * patience)
+        timeout = httpx.Timeout(patience, connect=patience / 2)
+        try:
+            with self._client.stream("GET", "/v1/identity", timeout=timeout) as answer:
+                return self._understand(answer)
+        except httpx.TimeoutException as error:
+            raise _TryAgain(str(error), timed_out=True) from error
+        except httpx.TransportError as error:
+            raise _TryAgain(str(error) or type(error).__name__) from error
+
+    def _understand(self, answer: httpx.Response) -> Identity:
+        status = answer.status_code
+        if answer.is_redirect:
+            target = printable(answer.headers.get("Location", "nowhere"), 100)
+            raise UntrustedAnswer(f"{self.endpoint} sends us on to {target}, which {_NO_ENABLER}")
+        if status == 429 or status >= 500:
+            after = _seconds(answer.headers.get("Retry-After", ""))
+            raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
+        if status in (401, 403):
+            raise Refused(
+                f"the enabler at {self.endpoint} refuses to tell us who we are"
+                f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
+                " check on the host with `enabler vms` and `enabler doctor`"
+            )
+        if status != 200:
+            raise UntrustedAnswer(
+                f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
+            )
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            shown = printable(kind, 60) or "no type"
+            raise UntrustedAnswer(
+                f"{self.endpoint} answers with {shown}, not JSON, which {_NO_ENABLER}"
+            )
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise UntrustedAnswer(
+                f"{self.endpoint} answers in a coding we did not ask for, which {_NO_ENABLER}"
+            )
+        if "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
+            raise UntrustedAnswer(
+                f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
+                f" which {_NO_ENABLER}"
+            )
+        return parse_identity(self._body(answer))
+
+    def _body(self, answer: httpx.Response) -> bytes:
+        body = bytearray()
+        for piece in answer.iter_raw():
+            body += piece
+            if len(body) > LARGEST_ANSWER:
+                limit = size_in_words(LARGEST_ANSWER)
+                raise UntrustedAnswer(
+                    f"{self.endpoint} answers with more than {limit}, which {_NO_ENABLER}"
+                )
+        return bytes(body)
+
+    def _problem(self, answer: httpx.Response) -> str:
+        """Say in a few words what a problem document (RFC 9457) says; nothing if it is none."""
+        try:
+            problem = json.loads(self._body(answer))
+        except (ValueError, RecursionError, UntrustedAnswer):
+            return ""
+        if not isinstance(problem, dict):
+            return ""
+        kind = problem.get("type")
+        name = kind.rpartition("/")[2] if isinstance(kind, str) else ""
+        said = problem.get("detail") or problem.get("title")
+        words = [word for word in (name, said) if isinstance(word, str) and word]
+        return printable(": ".join(words))
+
+
+_NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
+
+
+def _seconds(retry_after: str) -> float:
+    """Read ``Retry-After`` in seconds; its other form, a date, is not what an enabler sends."""
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0

@@ -1,0 +1,24 @@
+"""Times as the contract and the reports write them: RFC 3339, UTC, with milliseconds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+WallClock = Callable[[], datetime]
+"""Gives the time of day, aware and in UTC."""
+
+
+def utc_now() -> datetime:
+    """Give the time of day."""
+    return datetime.now(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write a moment, as in ``2026-11-23T02:37:29.304Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(timestamp: str) -> datetime:
+    """Read what :func:`rfc3339` writes; raises ``ValueError``."""
+    return datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)

@@ -1,0 +1,201 @@
+"""How bytes get to an enabler and back: an httpx transport that keeps a deadline.
+
+httpx's own transports bound each single read, so an answer that comes a byte at a time is never
+cut off. Here every socket operation gets the smaller of its own limit and what is left of the
+transport's ``deadline``. As it dials by itself, an IPv6 zone, a Unix socket and (later) a vsock are
+all the same to HTTP.
+
+It knows no proxy, follows nothing, and keeps one connection for the next request.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+from guest_client.endpoint import Endpoint, Kind
+
+Clock = Callable[[], float]
+
+_KEEP_ALIVE = 60.0
+"""Seconds that an unused connection is kept; the enabler's own limit is usually shorter."""
+
+
+def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
+    """Connect to an endpoint within ``timeout`` seconds; raises ``OSError``.
+
+    A host given by name is looked up first, and the resolver keeps its own time limits.
+    """
+    match endpoint.kind:
+        case Kind.TCP:
+            sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        case Kind.UNIX:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                sock.connect(endpoint.path)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+
+class DeadlineTransport(httpx.BaseTransport):
+    """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will."""
+
+    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+        self.deadline = 0.0
+        """On ``clock``'s scale."""
+        self.dials = 0
+        """How often a connection was made or tried; unchanged by a request that reused one."""
+        self._endpoint = endpoint
+        self._clock = clock
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> httpcore.ConnectionPool:
+        return httpcore.ConnectionPool(
+            max_connections=1,
+            max_keepalive_connections=1,
+            keepalive_expiry=_KEEP_ALIVE,
+            network_backend=_Backend(self),
+        )
+
+    def remaining(self, limit: float | None) -> float:
+        """Give the time that one socket operation has; raises ``TimeoutError`` if none is left."""
+        left = self.deadline - self._clock()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        return left if limit is None else min(left, limit)
+
+    def dial(self, limit: float | None) -> socket.socket:
+        """Make a new connection within ``limit`` seconds and the deadline."""
+        self.dials += 1
+        return dial(self._endpoint, self.remaining(limit))
+
+    def forget_connection(self) -> None:
+        """Drop what is connected, so that the next request makes a connection of its own."""
+        self._pool.close()
+        self._pool = self._new_pool()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request, and give the answer's head; its body is read from the stream."""
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        plain = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _in_httpx_words():
+            answer = self._pool.handle_request(plain)
+        assert isinstance(answer.stream, Iterable)
+        return httpx.Response(
+            status_code=answer.status,
+            headers=answer.headers,
+            stream=_Body(answer),
+            extensions=answer.extensions,
+        )
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _in_httpx_words():
+            yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Dials the transport's endpoint, whatever host HTTP has in its URL."""
+
+    def __init__(self, transport: DeadlineTransport) -> None:
+        self._transport = transport
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            return _Stream(self._transport.dial(timeout), self._transport)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout("no connection in time") from error
+        except OSError as error:
+            raise httpcore.ConnectError(error.strerror or str(error)) from error
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, sock: socket.socket, transport: DeadlineTransport) -> None:
+        self._socket = sock
+        self._transport = transport
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            self._socket.settimeout(self._transport.remaining(timeout))
+            return self._socket.recv(max_bytes)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout("no answer in time") from error
+        except OSError as error:
+            raise httpcore.ReadError(error.strerror or str(error)) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            self._socket.settimeout(self._transport.remaining(timeout))
+            self._socket.sendall(buffer)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout("the request could not be sent in time") from error
+        except OSError as error:
+            raise httpcore.WriteError(error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        match info:
+            case "is_readable":  # an idle connection with something to read has been closed
+                self._socket.settimeout(0)
+                try:
+                    self._socket.recv(1, socket.MSG_PEEK)
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    return True
+                return True
+            case "socket":
+                return self._socket
+            case _:
+                return None
+
+
+@contextmanager
+def _in_httpx_words() -> Iterator[None]:
+    """Turn httpcore's errors into httpx's of the same name."""
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+        raise kind(str(error)) from error

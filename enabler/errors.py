@@ -4,9 +4,9 @@
     ├── ConfigurationError      exit 78   a setting is wrong, or missing
     ├── IdentityError           exit 78   this machine has no identity that can be trusted
     ├── ListenError             exit 69   an address or a socket path can't be listened on
-    ├── HypervisorError         exit 69   libvirt can't be asked            503 hypervisor-unavailable
-    │   └── HypervisorDenied    exit 77   libvirt refuses us
-    └── Refusal                           a request that gets no identity
+    ├── HypervisorError         exit 69   libvirt can't be asked            503
+    hypervisor-unavailable │   └── HypervisorDenied    exit 77   libvirt refuses us └── Refusal
+    a request that gets no identity
         ├── CallerUnknown                 403 caller-unknown
         ├── VmNotFound                    404 vm-not-found
         ├── MalformedUuid                 400 malformed-uuid
@@ -14,8 +14,8 @@
         └── VmLeaving                     503 vm-leaving
 
 Each says in its message what is wrong and what to do about it. An error that ends a command carries
-the exit code of ``sysexits.h``; one that ends a request carries the HTTP status and the last part of
-its problem type (RFC 9457).
+the exit code of ``sysexits.h``; one that ends a request carries the HTTP status and the last part
+of its problem type (RFC 9457).
 """
 
 from __future__ import annotations

@@ -15,22 +15,28 @@ class UnsafeXmlError(ValueError):
 
 
 def parse(text: str) -> Element:
-    """The root element of `text`. Names keep their prefix as written (``qemu:arg``).
+    """The root element of `text`. Names in a namespace are ``{URI}name``, as ElementTree has them.
 
     Raises:
         UnsafeXmlError: `text` is not well-formed, or declares a document type.
     """
     builder = TreeBuilder()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate(namespace_separator="}")
     parser.StartDoctypeDeclHandler = _refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = lambda tag, attributes: builder.start(
+        _name(tag), {_name(key): value for key, value in attributes.items()}
+    )
+    parser.EndElementHandler = lambda tag: builder.end(_name(tag))
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(text, True)
     except expat.ExpatError as error:
         raise UnsafeXmlError(f"not well-formed XML: {error}") from error
     return builder.close()
+
+
+def _name(expat_name: str) -> str:
+    return "{" + expat_name if "}" in expat_name else expat_name
 
 
 def _refuse(*_: object) -> None:

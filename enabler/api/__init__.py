@@ -1,0 +1,1 @@
+"""The REST API: one app for guests, one for the admin."""

@@ -1,0 +1,62 @@
+"""An identity document as a response: its ETag, and the conditional request (RFC 9110, 13.1.2)."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from fastapi import Request, Response
+
+from enabler.api.problems import responses
+from enabler.documents import IdentityDocument
+from enabler.errors import EnablerError, MalformedUuid
+from enabler.inventory import Answer
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+_ETAG = {
+    "ETag": {
+        "description": "The residency's state: all of the document but `observed_at`. Weak.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def documented(*refusals: type[EnablerError]) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of an identity resource for the OpenAPI document."""
+    return {
+        200: {"model": IdentityDocument, "headers": _ETAG},
+        304: {
+            "description": "Unchanged since the state that `If-None-Match` names.",
+            "headers": _ETAG,
+        },
+        **responses(*refusals),
+    }
+
+
+def canonical_uuid(text: str) -> str:
+    """Return a UUID in lower case. Raises `MalformedUuid`."""
+    if not _UUID.fullmatch(text):
+        raise MalformedUuid(
+            f"{text[:80]!r} is not a UUID; its form is 11111111-2222-3333-4444-555555555555"
+        )
+    return text.lower()
+
+
+def respond(request: Request, answer: Answer, observed_at: datetime) -> Response:
+    """Return 200 with the document, or 304 if the caller has this state already."""
+    headers = {"ETag": answer.etag, "Cache-Control": "no-cache"}
+    if _matches(request.headers.get("if-none-match"), answer.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(answer.body(observed_at), 200, headers, "application/json")
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    # Weak comparison (RFC 9110, 8.8.3.2): If-None-Match takes no other.
+    opaque = etag.removeprefix("W/")
+    return opaque in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))

@@ -1,0 +1,131 @@
+"""Every error as a problem document (RFC 9457), and the pages that its ``type`` refers to."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from enabler import errors
+from enabler.documents import ProblemDocument
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_PAGES: dict[str, str] = {
+    "caller-unknown": (
+        "403. The address that the request came from belongs to no virtual machine that lives on "
+        "this host, or to more than one. Ask from inside a VM, over its interface on the host-only "
+        "network. The host's admin finds the reason in the enabler's log and can run "
+        "'enabler doctor'."
+    ),
+    "vm-not-found": (
+        "404. There is no such virtual machine, as far as the caller may know. "
+        "A guest may ask for itself alone."
+    ),
+    "malformed-uuid": "400. A VM's UUID has the form 11111111-2222-3333-4444-555555555555.",
+    "vm-arriving": (
+        "503. The VM is migrating to this host and does not run here yet. Ask again in a second."
+    ),
+    "vm-leaving": (
+        "503. The VM has been switched over to another host. "
+        "Ask again: the next answer comes from there."
+    ),
+    "hypervisor-unavailable": (
+        "503. Libvirt can't be asked, and an old answer is not repeated. Ask again in a second; "
+        "if it stays, the host's admin should run 'enabler doctor'."
+    ),
+    "not-found": "404. There is no such resource. Guests read /v1/identity.",
+    "method-not-allowed": ("405. The resource can't be asked that way; the Allow header says how."),
+    "bad-request": "400. The request is not what the OpenAPI document says.",
+    "internal-error": "500. The enabler failed. Its log has the details.",
+}
+
+
+def problem(
+    status: int, name: str, title: str, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return a problem as a response."""
+    document = ProblemDocument(type=f"/problems/{name}", title=title, status=status, detail=detail)
+    all_headers = {"Cache-Control": "no-store"} | (headers or {})
+    return Response(document.model_dump_json(), status, all_headers, MEDIA_TYPE)
+
+
+def of_error(error: errors.EnablerError) -> Response:
+    """Return one of our errors as a response."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return problem(error.status, error.problem, error.title, str(error), headers)
+
+
+def responses(*kinds: type[errors.EnablerError]) -> dict[int | str, dict[str, Any]]:
+    """Return these errors as the OpenAPI document wants them: one entry per status."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        names = [each.problem for each in kinds if each.status == kind.status]
+        found[kind.status] = {
+            "description": ", ".join(dict.fromkeys(names)),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+        if kind.retry_after is not None:
+            found[kind.status]["headers"] = {
+                "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}
+            }
+    return found
+
+
+router = APIRouter(tags=["service"])
+
+
+@router.get(
+    "/problems/{name}",
+    response_class=PlainTextResponse,
+    summary="What a problem's `type` means",
+    responses=responses(errors.VmNotFound) | {404: {"description": "not-found"}},
+)
+async def page(name: str) -> Response:
+    """Describe a kind of problem, in plain text."""
+    if name not in _PAGES:
+        return problem(404, "not-found", "Not found", f"there is no problem {name!r}")
+    return PlainTextResponse(_PAGES[name] + "\n")
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem document."""
+    app.include_router(router)
+    app.add_exception_handler(errors.EnablerError, _on_enabler_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_enabler_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.EnablerError)
+    return of_error(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    name = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+    detail = {
+        404: f"there is nothing at {request.url.path} on this listener",
+        405: f"{request.method} is not possible here",
+    }.get(error.status_code, str(error.detail))
+    return problem(error.status_code, name, title, detail, dict(error.headers or {}))
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return problem(400, "bad-request", "Bad request", f"{where}: {first['msg']}")
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    return problem(500, "internal-error", "The enabler failed", "the enabler's log has the details")

@@ -1,0 +1,215 @@
+"""The ``enabler`` command: arguments in, exit codes out; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from enabler.errors import EnablerError
+
+if TYPE_CHECKING:
+    from enabler.config import Settings
+
+_EX_USAGE = 64
+
+_EPILOG = """\
+exit codes: 0 done; 1 doctor found something wrong; 64 wrong usage; 69 something needed is not
+available (libvirt, an address to listen on, the admin socket); 77 permission denied; 78 the
+configuration, or this machine's identity, can't be used
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(_EX_USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code (``sysexits.h``)."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except EnablerError as error:
+        print(f"enabler: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough of it (`enabler vms | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="enabler",
+        description="Tells each virtual machine on this host which real machine it runs on.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"enabler {version('vm-enabler')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/enabler/enabler.toml)"
+    )
+    common.add_argument(
+        "--libvirt-uri", metavar="URI", help="this host's hypervisor (default: qemu:///system)"
+    )
+    printing = _Parser(add_help=False)
+    printing.add_argument("--json", action="store_true", help="print JSON")
+    listening = _Parser(add_help=False)
+    listening.add_argument(
+        "--listen",
+        action="append",
+        metavar="ADDRESS",
+        help="http://ADDR:PORT for guests or unix:/PATH for the admin; repeatable, and replaces "
+        "what the configuration says",
+    )
+
+    serve = commands.add_parser(
+        "serve",
+        parents=[common, listening],
+        help="run the service",
+        description="Run the service until SIGINT or SIGTERM.",
+        epilog=_EPILOG,
+    )
+    serve.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="(default: info)"
+    )
+    serve.set_defaults(run=_serve)
+
+    identity = commands.add_parser(
+        "identity",
+        parents=[common, printing],
+        help="show this machine's identity",
+        description="Show this machine's identity and host component ID, and where they are from. "
+        "Asks libvirt and the platform, not a running service.",
+    )
+    identity.set_defaults(run=_identity)
+
+    vms = commands.add_parser(
+        "vms",
+        parents=[common, listening, printing],
+        help="show the VMs of this host, as the running service knows them",
+    )
+    vms.set_defaults(run=_vms)
+
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[common, listening, printing],
+        help="check each thing that must be right on this host",
+        description="Check each thing that must be right on this host, say what was found and how "
+        "to mend it. Changes nothing. Exit code 1 if something is wrong.",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from enabler import config
+
+    names = ("libvirt_uri", "listen", "log_level")
+    flags: dict[str, Any] = {name: getattr(options, name, None) for name in names}
+    return config.load(options.config, os.environ, flags)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    from enabler import service
+
+    service.serve(settings)
+    return 0
+
+
+def _identity(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import hypervisor, service
+
+    host = hypervisor.ask_host(settings.libvirt_uri)
+    identified = service.establish(settings, host)
+    machine = service.machine_document(identified)
+    capacity = service.capacity_document(host)
+    if options.json:
+        _print_json(
+            {
+                "component_id": identified.machine.component_id,
+                "machine": machine.model_dump(),
+                "machine_source": identified.source,
+                "configured": list(identified.configured),
+                "capacity": capacity.model_dump(),
+            }
+        )
+        return 0
+    rows = {"component ID": identified.machine.component_id}
+    for name, value in machine.model_dump().items():
+        origin = "configuration" if name in identified.configured else identified.source
+        rows[name.replace("_", " ")] = "-" if value is None else f"{value}  ({origin})"
+    rows["processors"] = (
+        f"{capacity.sockets} sockets x {capacity.cores_per_socket} cores x "
+        f"{capacity.threads_per_core} threads, {capacity.cpu_model or 'unknown model'}"
+    )
+    rows["memory"] = f"{capacity.memory_bytes / 2**30:.1f} GiB"
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _vms(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import admin_client
+
+    listed = admin_client.vms(settings.addresses)
+    if options.json:
+        _print_json(listed)
+        return 0
+    rows = [("UUID", "NAME", "PLACE", "MIGRATION", "SINCE", "ARRIVED BY", "RESIDENCY")]
+    for vm in listed["vms"]:
+        stay = vm["residency"] or {"since": "-", "arrived_by": "-", "id": "-"}
+        place, moving = vm["place"], vm["migration"]["state"]
+        known = (stay["since"], stay["arrived_by"], stay["id"])
+        rows.append((vm["uuid"], vm["name"] or "-", place, moving, *known))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import doctor
+
+    checks = doctor.run_checks(
+        settings.libvirt_uri,
+        settings.listen,
+        settings.machine.model_dump(exclude_none=True),
+    )
+    if options.json:
+        _print_json(doctor.as_json(checks))
+    else:
+        print(doctor.render_text(checks))
+    return doctor.exit_code(checks)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Settings: the TOML file, the environment and the flags, in that order of rising weight.
+
+A key ``libvirt_uri`` of the file is ``ENABLER_LIBVIRT_URI`` in the environment; ``[machine]
+serial_number`` is ``ENABLER_MACHINE__SERIAL_NUMBER``. A list in the environment is separated by
+commas. An unknown key is an error wherever it stands: a setting that is silently ignored is worse
+than none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from enabler import listen as listening
+from enabler.errors import ConfigurationError
+
+CONFIG_FILE = Path("/etc/enabler/enabler.toml")
+
+ENV_PREFIX = "ENABLER_"
+
+
+class MachineSettings(BaseModel):
+    """``[machine]``: what this machine is, in so many words, where its firmware does not say it or
+    says it wrong.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manufacturer: str | None = Field(None, description="The maker of the machine.")
+    type: str | None = Field(None, description="The machine type, where the maker has one.")
+    model: str | None = Field(None, description="The model, or the product name.")
+    serial_number: str | None = Field(None, description="The serial number on the machine's label.")
+    uuid: str | None = Field(None, description="The machine's UUID (SMBIOS System UUID).")
+
+
+class Settings(BaseModel):
+    """All settings of the enabler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    libvirt_uri: str = Field(
+        "qemu:///system", description="The hypervisor of this host, as libvirt names it."
+    )
+    listen: tuple[str, ...] = Field(
+        (
+            "http://169.254.77.1:8777",
+            "http://[fe80::77:1%25enabler0]:8777",
+            "unix:/run/enabler/admin.sock",
+        ),
+        description="Where to listen: http://ADDRESS:PORT for guests, unix:/PATH for the admin.",
+        min_length=1,
+    )
+    admin_mode: str = Field(
+        "0660", pattern="^0?[0-7]{3}$", description="Access mode of the admin socket, octal."
+    )
+    admin_group: str | None = Field(
+        None, description="Group of the admin socket. Unset: the enabler's own group."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged, to standard error."
+    )
+    machine: MachineSettings = Field(
+        MachineSettings(), description="The machine identity, where it must be given."
+    )
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @property
+    def addresses(self) -> list[listening.Address]:
+        """What ``listen`` names. Raises `ConfigurationError`."""
+        return [listening.parse(text) for text in self.listen]
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Return the settings. ``file`` None means `CONFIG_FILE`, if it is there; a flag that is None
+    was not given.
+
+    Raises `ConfigurationError`, whose message names the key and the place it was found in.
+    """
+    path = file or CONFIG_FILE
+    values = _from_file(path, must_exist=file is not None)
+    _check(values, path)
+    from_environment = _from_environment(environment)
+    given = {key: value for key, value in flags.items() if value is not None}
+    machine = {**values.get("machine", {}), **from_environment.pop("machine", {})}
+    settings = _validate(
+        {**values, **from_environment, **given, "machine": machine}, "the settings"
+    )
+    _ = settings.addresses
+    return settings
+
+
+def _from_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            return tomllib.load(opened)
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigurationError(f"there is no configuration file {path}") from None
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in environment.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key, _, inner = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if inner:
+            values.setdefault(key, {})[inner] = value
+        else:
+            values[key] = value
+    _check(values, f"the environment ({ENV_PREFIX}…)")
+    return values
+
+
+def _check(values: Mapping[str, Any], where: object) -> None:
+    """Check one source by itself, so that a mistake is reported where it was made."""
+    _unknown(values, Settings.model_fields, where, "")
+    machine = values.get("machine", {})
+    if isinstance(machine, Mapping):
+        _unknown(machine, MachineSettings.model_fields, where, "machine.")
+    _validate(dict(values), where)
+
+
+def _unknown(given: Mapping[str, Any], known: Iterable[str], where: object, prefix: str) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigurationError(f"{where}: unknown key {prefix}{key}; {hint}")
+
+
+def _validate(values: dict[str, Any], where: object) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{where}: {key}: {first['msg']}") from error

@@ -1,0 +1,444 @@
+"""The VMs of this host: kept by `enabler.residency`, fed by the hypervisor, asked by the api. The
+one mutable state.
+
+Everything here runs in one thread (the asyncio loop's). An answer is given without asking libvirt
+when all of this holds:
+
+- the VM is resident by all news so far, and no news is unsettled;
+- libvirt confirmed, within `MAX_AGE`, that it answers and that its events have been told;
+- the VM's process lives, and libvirt's status file of it is unchanged (`enabler.runs`): two system
+  calls.
+
+Otherwise libvirt is asked, within `PATIENCE`; and if that settles nothing, the answer is the error
+that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from enabler import residency
+from enabler.documents import (
+    CapacityDocument,
+    IdentityState,
+    MachineDocument,
+    MigrationDocument,
+    ResidencyDocument,
+    VmDocument,
+    VmSummary,
+    timestamp,
+)
+from enabler.errors import EnablerError, HypervisorError, VmArriving, VmLeaving, VmNotFound
+from enabler.events import Event, Observation, Seen, Stay
+from enabler.residency import Place, Vm
+from enabler.runs import Run, StatusFile
+
+log = logging.getLogger(__name__)
+
+MAX_AGE = 3.0
+"""Seconds for which libvirt's last confirmation is good."""
+
+PATIENCE = 2.0
+"""Seconds that a request waits for libvirt to settle a doubt."""
+
+WATCH_INTERVAL = 0.5
+"""Seconds between two looks at a VM whose next step may come without an event."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at the whole list for callers that nobody knows."""
+
+_RETRY_INTERVAL = 1.0
+_LOOKS = 3
+
+
+class Source(Protocol):
+    """Whom the inventory asks: the hypervisor."""
+
+    def ask(self, vm_uuid: str, news: int) -> None:
+        """Ask where a VM is; the answer comes to `Inventory.observation` or `unanswered`."""
+
+    def confirm(self) -> None:
+        """Ask for a confirmation now; it comes to `Inventory.confirmed`."""
+
+    def look(self) -> None:
+        """Ask which VMs are active; it comes to `Inventory.listed`, and a confirmation after it."""
+
+    def record(self, vm_uuid: str, stay: Stay) -> None:
+        """Keep a stay with its domain; what came of it comes to `Inventory.recorded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An identity document, ready to be sent. ``etag`` stands for all of it but ``observed_at``."""
+
+    head: bytes
+    etag: str
+
+    def body(self, observed_at: datetime) -> bytes:
+        """Return the document as JSON."""
+        return b'%s,"observed_at":"%s"}' % (self.head, timestamp(observed_at).encode())
+
+
+@dataclass(slots=True)
+class _Entry:
+    vm: Vm
+    run: Run | None = None
+    status: StatusFile | None = None
+    answer: Answer | None = None
+    asked: bool = False
+    recorded: Stay | None = None
+    failure: HypervisorError | None = None
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+
+class Inventory:
+    """The VMs of one host.
+
+    ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`).
+    """
+
+    def __init__(
+        self,
+        component_id: str,
+        machine: MachineDocument,
+        capacity: CapacityDocument,
+        source: Source,
+        clock: Callable[[], float],
+    ) -> None:
+        self.component_id = component_id
+        self.machine = machine
+        self.capacity = capacity
+        self._source = source
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._by_mac: dict[str, set[str]] = {}
+        self._news = itertools.count()
+        self._failure: HypervisorError | None = HypervisorError("libvirt was not asked yet")
+        self._unsettled_at_start: set[str] = set()
+        self._confirmed_at: float | None = None
+        self._looked_at: float | None = None
+        self.observed_at: datetime | None = None
+        self._confirmations: list[asyncio.Future[None]] = []
+
+    # Fed by the hypervisor ----------------------------------------------------------------------
+
+    def connected(self, running: Iterable[str]) -> None:
+        """Take the inventory anew: a connection stands, and events may have been lost before it."""
+        self._failure = None
+        self._unsettled_at_start = set(running)
+        for vm_uuid, entry in self._entries.items():
+            self._set(vm_uuid, entry, residency.doubt(entry.vm))
+        self.listed(running)
+
+    def listed(self, running: Iterable[str]) -> None:
+        """Look again at every VM that runs, and at every one that was thought to."""
+        for vm_uuid in {*running, *self._entries}:
+            self._ask(vm_uuid, self._entry(vm_uuid))
+
+    def disconnected(self, error: HypervisorError) -> None:
+        """Say nothing more of any VM until libvirt can be asked again."""
+        if self._failure is None:
+            log.warning("%s", error)
+        self._failure = error
+        for vm_uuid, entry in self._entries.items():
+            entry.asked = False
+            self._set(vm_uuid, entry, residency.doubt(entry.vm))
+            self._wake(entry)
+
+    def confirmed(self, asked: datetime, asked_at: float) -> None:
+        """Libvirt answered what was asked at that time; its events until then have been told."""
+        self.observed_at, self._confirmed_at = asked, asked_at
+        for waiter in self._confirmations:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._confirmations.clear()
+
+    def event(self, event: Event) -> None:
+        """Take in an event, and have libvirt asked what it leaves open."""
+        entry = self._entry(event.vm_uuid)
+        self._set(event.vm_uuid, entry, residency.apply(entry.vm, event))
+        self._ask(event.vm_uuid, entry)
+
+    def observation(
+        self, seen: Observation, run: Run | None = None, status: StatusFile | None = None
+    ) -> None:
+        """Take in libvirt's answer about one VM; ask again if news overtook it."""
+        vm_uuid = seen.facts.uuid if isinstance(seen, Seen) else seen.vm_uuid
+        entry = self._entry(vm_uuid)
+        entry.asked, entry.failure = False, None
+        vm = residency.observe(entry.vm, seen, self.component_id)
+        if not vm.settled:
+            self._ask(vm_uuid, entry)
+            return
+        entry.run, entry.status = run, status
+        self._unsettled_at_start.discard(vm_uuid)
+        self._set(vm_uuid, entry, vm)
+        if vm.place is Place.ABSENT:
+            del self._entries[vm_uuid]
+        elif vm.watched:
+            self._later(WATCH_INTERVAL, vm_uuid)
+        self._keep_record(entry, seen)
+        self._wake(entry)
+
+    def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
+        """Libvirt did not say where a VM is: it stays in doubt, and is asked again."""
+        entry = self._entry(vm_uuid)
+        entry.asked, entry.failure = False, error
+        log.warning("VM %s: %s", vm_uuid, error)
+        self._set(vm_uuid, entry, residency.doubt(entry.vm))
+        self._later(_RETRY_INTERVAL, vm_uuid)
+        self._wake(entry)
+
+    def recorded(self, vm_uuid: str, stay: Stay, error: HypervisorError | None) -> None:
+        """What came of keeping a stay with its domain: a convenience that may fail; the ID does not
+        hang on it.
+        """
+        if error is None:
+            return
+        log.info("VM %s: the stay could not be kept in the domain's metadata: %s", vm_uuid, error)
+        entry = self._entries.get(vm_uuid)
+        if entry is not None and entry.recorded == stay:
+            entry.recorded = None
+
+    def set_capacity(self, capacity: CapacityDocument) -> None:
+        """Take in the host's capacity, which an admin can change while VMs run."""
+        if capacity == self.capacity:
+            return
+        self.capacity = capacity
+        for entry in self._entries.values():
+            entry.answer = self._render(entry.vm)
+
+    # Asked by the api ----------------------------------------------------------------------------
+
+    @property
+    def failure(self) -> HypervisorError | None:
+        """Why nothing can be said of any VM; None if it can."""
+        if self._failure is not None:
+            return self._failure
+        if not self._fresh():
+            return HypervisorError("libvirt has not answered for some seconds; is libvirtd hung?")
+        return None
+
+    async def ready(self) -> None:
+        """Raise `HypervisorError` unless the truth about the VMs here can be told."""
+        await self._freshen()
+        if self._unsettled_at_start:
+            count = len(self._unsettled_at_start)
+            raise HypervisorError(f"{count} VMs are not looked at yet, after libvirt was connected")
+
+    def vms_of_mac(self, mac: str) -> frozenset[str]:
+        """Return the UUIDs of the active domains that have this MAC address: one, unless there is
+        something wrong.
+        """
+        return frozenset(self._by_mac.get(mac, ()))
+
+    async def identity(self, vm_uuid: str) -> tuple[Answer, datetime]:
+        """Return a VM's identity, and when the hypervisor last confirmed it.
+
+        Raises `VmNotFound`, `VmArriving`, `VmLeaving` or `HypervisorError`.
+        """
+        await self._freshen()
+        entry = self._entries.get(vm_uuid)
+        if entry is None or not self._current(entry):
+            entry = await self._settled(vm_uuid)
+        if entry is None:
+            raise VmNotFound(f"no VM {vm_uuid} runs on this host")
+        if entry.answer is None or self.observed_at is None or not self._current(entry):
+            raise self._why_not(vm_uuid, entry)
+        return entry.answer, self.observed_at
+
+    async def look_for_new(self) -> None:
+        """Have everything libvirt lists looked at: a caller came whom no known VM explains.
+
+        At most once in `LOOK_INTERVAL`: strangers must not make work. Raises `HypervisorError` if
+        libvirt does not answer.
+        """
+        await self._freshen()
+        if self._looked_at is not None and self._clock() - self._looked_at < LOOK_INTERVAL:
+            return
+        self._looked_at = self._clock()
+        self._source.look()
+        await self._confirmation()
+        unsettled = [uuid for uuid, entry in self._entries.items() if not entry.vm.settled]
+        await asyncio.gather(*(self._settle(vm_uuid) for vm_uuid in unsettled))
+
+    def summaries(self) -> list[VmSummary]:
+        """Return every VM known here, resident or not."""
+        return [
+            VmSummary(
+                uuid=vm_uuid,
+                name=entry.vm.facts.name if entry.vm.facts else None,
+                place=entry.vm.place,
+                residency=_residency(entry.vm.stay)
+                if entry.vm.resident and entry.vm.stay
+                else None,
+                migration=MigrationDocument(state=entry.vm.migration),
+            )
+            for vm_uuid, entry in sorted(self._entries.items())
+        ]
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _entry(self, vm_uuid: str) -> _Entry:
+        entry = self._entries.get(vm_uuid)
+        if entry is None:
+            # A count that no earlier entry of this VM had, so that an answer to an older question
+            # finds no match.
+            entry = self._entries[vm_uuid] = _Entry(Vm(news=next(self._news) << 32))
+        return entry
+
+    def _set(self, vm_uuid: str, entry: _Entry, vm: Vm) -> None:
+        old, entry.vm = entry.vm, vm
+        if old.place is not vm.place or old.stay != vm.stay:
+            log.info("VM %s: %s%s", vm_uuid, vm.place, f" {vm.stay.id}" if vm.stay else "")
+        macs = vm.facts.macs if vm.facts and vm.place is not Place.ABSENT else frozenset()
+        self._index(vm_uuid, old.facts.macs if old.facts else frozenset(), macs)
+        entry.answer = self._render(vm)
+
+    def _index(self, vm_uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
+        for mac in before - after:
+            holders = self._by_mac.get(mac, set())
+            holders.discard(vm_uuid)
+            if not holders:
+                self._by_mac.pop(mac, None)
+        for mac in after:
+            self._by_mac.setdefault(mac, set()).add(vm_uuid)
+
+    def _render(self, vm: Vm) -> Answer | None:
+        if not vm.resident or vm.stay is None or vm.facts is None:
+            return None
+        state = IdentityState(
+            component_id=self.component_id,
+            machine=self.machine,
+            capacity=self.capacity,
+            vm=VmDocument(
+                uuid=vm.facts.uuid,
+                name=vm.facts.name,
+                generation_id=vm.facts.generation_id,
+                vcpus=vm.facts.vcpus,
+                memory_bytes=vm.facts.memory_bytes,
+            ),
+            residency=_residency(vm.stay),
+            migration=MigrationDocument(state=vm.migration),
+        )
+        head = state.model_dump_json().encode()
+        return Answer(head[:-1], f'W/"{hashlib.sha256(head).hexdigest()[:32]}"')
+
+    def _keep_record(self, entry: _Entry, seen: Observation) -> None:
+        stay = entry.vm.stay
+        if not entry.vm.resident or stay is None or not isinstance(seen, Seen):
+            return
+        # Not while it is moved: the record would wait for the migration, and then be another host's
+        # affair.
+        moving = entry.vm.migration is not residency.MigrationState.NONE
+        if stay not in (seen.facts.recorded, entry.recorded) and not moving:
+            entry.recorded = stay
+            self._source.record(seen.facts.uuid, stay)
+
+    def _fresh(self) -> bool:
+        return self._confirmed_at is not None and self._clock() - self._confirmed_at <= MAX_AGE
+
+    def _current(self, entry: _Entry) -> bool:
+        return (
+            entry.vm.resident
+            and entry.vm.settled
+            and (entry.run is None or entry.run.alive())
+            and (entry.status is None or entry.status.unchanged())
+        )
+
+    def _ask(self, vm_uuid: str, entry: _Entry) -> None:
+        if not entry.asked and self._failure is None:
+            entry.asked = True
+            self._source.ask(vm_uuid, entry.vm.news)
+
+    def _later(self, delay: float, vm_uuid: str) -> None:
+        def again() -> None:
+            entry = self._entries.get(vm_uuid)
+            if entry is not None:
+                entry.timer = None
+                self._ask(vm_uuid, entry)
+
+        entry = self._entries.get(vm_uuid)
+        if entry is not None and entry.timer is None:
+            entry.timer = asyncio.get_running_loop().call_later(delay, again)
+
+    def _wake(self, entry: _Entry) -> None:
+        for waiter in entry.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        entry.waiting.clear()
+
+    async def _freshen(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._fresh():
+            self._source.confirm()
+            await self._confirmation()
+
+    async def _confirmation(self) -> None:
+        """Wait for a confirmation that is good now."""
+        began = self._clock()
+        while True:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._confirmations.append(waiter)
+            await self._patiently(waiter, PATIENCE - (self._clock() - began))
+            if self._fresh():
+                return
+
+    async def _settled(self, vm_uuid: str) -> _Entry | None:
+        """Ask libvirt until the answer is about now; a VM that changes all the while stays
+        unsettled.
+        """
+        for _ in range(_LOOKS):
+            await self._settle(vm_uuid)
+            entry = self._entries.get(vm_uuid)
+            if entry is None or not entry.vm.resident or self._current(entry):
+                break
+        return self._entries.get(vm_uuid)
+
+    async def _settle(self, vm_uuid: str) -> None:
+        entry = self._entry(vm_uuid)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry.waiting.append(waiter)
+        self._ask(vm_uuid, entry)
+        await self._patiently(waiter, PATIENCE)
+
+    async def _patiently(self, waiter: asyncio.Future[None], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            raise HypervisorError(
+                f"libvirt did not answer within {PATIENCE:g} s; is libvirtd hung?"
+            ) from None
+        if self._failure is not None:
+            raise self._failure
+
+    def _why_not(self, vm_uuid: str, entry: _Entry) -> EnablerError:
+        if entry.failure is not None:
+            return entry.failure
+        match entry.vm.place:
+            case Place.ARRIVING:
+                return VmArriving(f"VM {vm_uuid} is arriving and does not run here yet; ask again")
+            case Place.LEAVING:
+                return VmLeaving(
+                    f"VM {vm_uuid} has been switched over to another host; ask again there"
+                )
+            case Place.ABSENT:
+                return VmNotFound(f"no VM {vm_uuid} runs on this host")
+            case _:
+                return HypervisorError(
+                    f"what libvirt says of VM {vm_uuid} changes just now; ask again"
+                )
+
+
+def _residency(stay: Stay) -> ResidencyDocument:
+    return ResidencyDocument(id=stay.id, since=stay.since, arrived_by=stay.arrived_by)

@@ -1,0 +1,189 @@
+"""Addresses to listen on: what an admin writes, and the sockets made of it.
+
+``http://ADDRESS:PORT`` is a guest listener, ``unix:PATH`` an admin listener. An IPv6 link-local
+address needs its zone, as a URL has it (RFC 6874): ``http://[fe80::77:1%25enabler0]:8777``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+
+from enabler.errors import ConfigurationError, ListenError
+
+_HTTP = re.compile(
+    r"http://(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%(?:25)?(?P<zone>[^\]]+))?\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})/?"
+)
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress:
+    """A guest listener over TCP."""
+
+    host: str
+    port: int
+    zone: str | None = None
+
+    def __str__(self) -> str:
+        zone = f"%25{self.zone}" if self.zone else ""
+        host = f"[{self.host}{zone}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """An admin listener."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = HttpAddress | UnixAddress
+
+
+def parse(text: str) -> Address:
+    """Return the address that ``text`` names. Raises `ConfigurationError`."""
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:"))
+        if not path.is_absolute():
+            raise ConfigurationError(
+                f"listen {text!r}: the path must be absolute, as in unix:/run/enabler/admin.sock"
+            )
+        return UnixAddress(path)
+    match = _HTTP.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(
+            f"listen {text!r} is neither http://ADDRESS:PORT (for guests) nor unix:/PATH "
+            "(for the admin); the address is an IP address, an IPv6 one in brackets"
+        )
+    try:
+        host = ip_address(match["six"] or match["four"])
+    except ValueError as error:
+        raise ConfigurationError(f"listen {text!r}: {error}") from None
+    port = int(match["port"])
+    if port > 65535:
+        raise ConfigurationError(f"listen {text!r}: a port is at most 65535")
+    if isinstance(host, IPv6Address) and host.is_link_local and not match["zone"]:
+        raise ConfigurationError(
+            f"listen {text!r}: an IPv6 link-local address needs its interface, such as http://[{host}%25enabler0]:{port}"
+        )
+    return HttpAddress(str(host), port, match["zone"])
+
+
+def bind(address: Address, mode: int, group: str | None) -> socket.socket:
+    """Return a listening socket.
+
+    ``mode`` and ``group`` are for a Unix socket. Raises `ListenError`.
+    """
+    if isinstance(address, UnixAddress):
+        return _bind_unix(address, mode, group)
+    return _bind_tcp(address)
+
+
+def _bind_tcp(address: HttpAddress) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        target: tuple[str, int] | tuple[str, int, int, int] = (address.host, address.port)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            scope = socket.if_nametoindex(address.zone) if address.zone else 0
+            target = (address.host, address.port, 0, scope)
+        listener.bind(target)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"can't listen on {address}: {_why_tcp(address, error)}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _why_tcp(address: HttpAddress, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"another program has port {address.port}; find it with "
+            f"'ss -ltnp sport = :{address.port}', or choose another --listen"
+        )
+    if error.errno == errno.EADDRNOTAVAIL or (
+        address.zone and error.errno in (errno.ENODEV, errno.ENXIO, None)
+    ):
+        where = (
+            f"there is no interface {address.zone}"
+            if address.zone
+            else "no interface of this host has that address"
+        )
+        return (
+            f"{where}; set up the host-only bridge (deploy/README.md), or choose another --listen"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "this user may not use that port; take one above 1023, or start as root"
+    return str(error.strerror or error)
+
+
+def _bind_unix(address: UnixAddress, mode: int, group: str | None) -> socket.socket:
+    path = address.path
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_stale(path)
+        # Nobody gets in between bind and chmod.
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        if group is not None:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        path.chmod(mode)
+        listener.listen(_BACKLOG)
+    except KeyError:
+        listener.close()
+        raise ListenError(
+            f"can't listen on {address}: there is no group {group!r}; see admin_group"
+        ) from None
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"can't listen on {address}: {_why_unix(error)}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _clear_stale(path: Path) -> None:
+    """Take away the socket that a killed enabler left; leave a live one's, and whatever is no
+    socket.
+    """
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(errno.EEXIST, "there is a file of that name which is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, "another enabler listens there")
+
+
+def _why_unix(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "this user may not write there; start as root, or choose another --listen unix:PATH"
+    if "too long" in str(error):
+        return "the path is too long for a Unix socket (107 bytes)"
+    return str(error.strerror or error)

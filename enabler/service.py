@@ -1,0 +1,300 @@
+"""``enabler serve``: everything put together, started, and ended in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from enabler import capacity, listen
+from enabler.api import admin, guest
+from enabler.callers import ByAddress, Callers, KernelNeighbours
+from enabler.config import Settings
+from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
+from enabler.errors import HypervisorError
+from enabler.events import Event, Observation, Stay
+from enabler.hypervisor import HostFacts, Hypervisor, clock
+from enabler.identity import Identified, identify
+from enabler.inventory import Inventory
+from enabler.platforms import read_claims
+from enabler.runs import Run, Runs, StatusFile
+
+log = logging.getLogger(__name__)
+
+_OPEN_WITHIN = 20.0
+"""Seconds that libvirt has for its first answer; its QEMU driver looks at every emulator then."""
+
+_KEEP_ALIVE = 75
+
+
+def establish(settings: Settings, host: HostFacts) -> Identified:
+    """Return which machine this is. Raises `enabler.errors.IdentityError`."""
+    claims = read_claims(host.sysinfo, host.sysinfo_error)
+    return identify(claims, settings.machine.model_dump(exclude_none=True))
+
+
+def machine_document(identified: Identified) -> MachineDocument:
+    """Return the machine identity as the contract has it."""
+    machine = identified.machine
+    return MachineDocument(
+        manufacturer=machine.manufacturer,
+        type=machine.type,
+        model=machine.model,
+        serial_number=machine.serial_number,
+        uuid=machine.uuid,
+    )
+
+
+def capacity_document(host: HostFacts) -> CapacityDocument:
+    """Return the host's capacity as the contract has it."""
+    found = capacity.parse_capacity(host.capabilities, host.nodeinfo, host.sysinfo)
+    return CapacityDocument(
+        cpu_model=found.cpu_model,
+        sockets=found.sockets,
+        cores_per_socket=found.cores_per_socket,
+        threads_per_core=found.threads_per_core,
+        memory_bytes=found.memory_bytes,
+    )
+
+
+class Service:
+    """The enabler as a running service.
+
+    It is the hypervisor's listener, and hands what it hears to the inventory.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[tuple[HostFacts, frozenset[str]]] = self._loop.create_future()
+        self._hypervisor = Hypervisor(
+            settings.libvirt_uri,
+            self,
+            self._loop.call_soon_threadsafe,
+            Runs.of_uri(settings.libvirt_uri),
+        )
+        self._inventory: Inventory | None = None
+        self._identified: Identified | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM. Raises `enabler.errors.EnablerError` if it can't begin."""
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, stop.set)
+        # What needs nobody's answer comes first: a wrong address is told at once.
+        with contextlib.ExitStack() as stack:
+            guests, admins = self._bind(stack)
+            self._hypervisor.start()
+            stack.callback(self._hypervisor.stop)
+            inventory = await self._begin(stop)
+            if inventory is None:
+                return
+            async with KernelNeighbours() as neighbours:
+                callers = Callers([ByAddress(inventory, neighbours)])
+                interfaces = {
+                    _key(address): await neighbours.interface_of(address.host, address.zone)
+                    for address, _ in guests
+                }
+                servers = [
+                    _server(guest.app(inventory, callers, interfaces)),
+                    _server(admin.app(inventory, self._host_document)),
+                ]
+                await self._serve(
+                    servers, [[each for _, each in guests], [each for _, each in admins]], stop
+                )
+
+    def _bind(
+        self, stack: contextlib.ExitStack
+    ) -> tuple[
+        list[tuple[listen.HttpAddress, socket.socket]],
+        list[tuple[listen.UnixAddress, socket.socket]],
+    ]:
+        guests: list[tuple[listen.HttpAddress, socket.socket]] = []
+        admins: list[tuple[listen.UnixAddress, socket.socket]] = []
+        mode = int(self._settings.admin_mode, 8)
+        for address in self._settings.addresses:
+            bound = listen.bind(address, mode, self._settings.admin_group)
+            stack.callback(bound.close)
+            if isinstance(address, listen.UnixAddress):
+                stack.callback(_remove, address.path)
+                admins.append((address, bound))
+            else:
+                guests.append((address, bound))
+        return guests, admins
+
+    async def _begin(self, stop: asyncio.Event) -> Inventory | None:
+        stopped = asyncio.ensure_future(stop.wait())
+        opened = asyncio.ensure_future(self._opened)
+        stopped.add_done_callback(lambda _: opened.cancel())
+        try:
+            async with asyncio.timeout(_OPEN_WITHIN):
+                host, running = await opened
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+            return None
+        except TimeoutError:
+            raise HypervisorError(
+                f"libvirt at {self._settings.libvirt_uri} did not answer "
+                f"within {_OPEN_WITHIN:g} s; is libvirtd hung? See 'systemctl status libvirtd'"
+            ) from None
+        finally:
+            stopped.cancel()
+        self._identified = establish(self._settings, host)
+        machine = self._identified.machine
+        inventory = Inventory(
+            machine.component_id,
+            machine_document(self._identified),
+            capacity_document(host),
+            self._hypervisor,
+            clock,
+        )
+        self._inventory = inventory
+        inventory.connected(running)
+        return inventory
+
+    async def _serve(
+        self, servers: list[_Server], sockets: list[list[socket.socket]], stop: asyncio.Event
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for server, bound in zip(servers, sockets, strict=True):
+                tasks.create_task(server.serve(bound))
+            for address in self._settings.addresses:
+                log.info("listening on %s", address)
+            assert self._identified is not None
+            machine = self._identified.machine
+            log.info(
+                "this machine is %s (%s)", machine.component_id, machine.canonical_json.decode()
+            )
+            await stop.wait()
+            log.info("ending")
+            for server in servers:
+                server.should_exit = True
+
+    def _host_document(self) -> HostDocument:
+        inventory, identified = self._inventory, self._identified
+        assert inventory is not None
+        assert identified is not None
+        failure = inventory.failure
+        return HostDocument(
+            component_id=inventory.component_id,
+            machine=inventory.machine,
+            machine_source=", ".join([identified.source, *_given(identified)]),
+            capacity=inventory.capacity,
+            version=version("vm-enabler"),
+            libvirt=LibvirtDocument(
+                uri=self._settings.libvirt_uri,
+                connected=failure is None,
+                detail=None if failure is None else str(failure),
+                confirmed_at=inventory.observed_at,
+            ),
+        )
+
+    # The hypervisor's listener ---------------------------------------------------------------
+
+    def connected(self, host: HostFacts, running: frozenset[str]) -> None:
+        """Take in a new connection."""
+        if self._inventory is None:
+            if not self._opened.done():
+                self._opened.set_result((host, running))
+            return
+        self._inventory.set_capacity(capacity_document(host))
+        self._inventory.connected(running)
+
+    def listed(self, host: HostFacts, running: frozenset[str]) -> None:
+        """Take in a look at the whole."""
+        if self._inventory is not None:
+            self._inventory.set_capacity(capacity_document(host))
+            self._inventory.listed(running)
+
+    def disconnected(self, error: HypervisorError) -> None:
+        """Take in that libvirt can't be asked. Before the first answer that is the end."""
+        if self._inventory is not None:
+            self._inventory.disconnected(error)
+        elif not self._opened.done():
+            self._opened.set_exception(error)
+
+    def confirmed(self, asked: datetime, asked_at: float) -> None:
+        """Take in a sign of life."""
+        if self._inventory is not None:
+            self._inventory.confirmed(asked, asked_at)
+
+    def event(self, event: Event) -> None:
+        """Take in an event. What came before the inventory is in the list it begins with."""
+        if self._inventory is not None:
+            self._inventory.event(event)
+
+    def observation(
+        self, observation: Observation, run: Run | None, status: StatusFile | None
+    ) -> None:
+        """Take in an answer about a VM."""
+        if self._inventory is not None:
+            self._inventory.observation(observation, run, status)
+
+    def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
+        """Take in that there is none."""
+        if self._inventory is not None:
+            self._inventory.unanswered(vm_uuid, error)
+
+    def recorded(self, vm_uuid: str, stay: Stay, error: HypervisorError | None) -> None:
+        """Take in what came of a record."""
+        if self._inventory is not None:
+            self._inventory.recorded(vm_uuid, stay, error)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server whose signals are somebody else's business: there are two of them in this
+    process.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: FastAPI) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=2,
+            lifespan="off",
+        )
+    )
+
+
+def _key(address: listen.HttpAddress) -> str:
+    return address.host if address.host not in ("0.0.0.0", "::") else "*"  # noqa: S104  compared, not bound
+
+
+def _given(identified: Identified) -> list[str]:
+    return [f"{field} from the configuration" for field in identified.configured]
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def serve(settings: Settings) -> None:
+    """Run the service to its end. Raises `enabler.errors.EnablerError`."""
+    # The first answer to a signal is an orderly end; libvirt's threads are daemons and hold nobody
+    # up.
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    await Service(settings).run()

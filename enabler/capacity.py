@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from enabler import safexml
@@ -53,9 +54,9 @@ class _Topology:
     threads: int
 
 
-def parse_capacity(
+def measure(
     capabilities: str,
-    node_info: Sequence[int | str] | None = None,
+    node_info: Sequence[Any] | None = None,
     sysinfo: str | None = None,
     cpuinfo: str | None = None,
 ) -> Capacity:
@@ -75,17 +76,19 @@ def parse_capacity(
     try:
         host = safexml.parse(capabilities).find("host")
     except safexml.UnsafeXmlError as error:
-        raise HypervisorError(f"libvirt's capabilities can't be read: {error}.") from error
+        raise HypervisorError(
+            f"libvirt's capabilities can't be read: {error}; see 'virsh capabilities'"
+        ) from error
     if host is None:
-        raise HypervisorError("libvirt's capabilities have no <host>: see `virsh capabilities`.")
+        raise HypervisorError("libvirt's capabilities have no <host>; see 'virsh capabilities'")
     told = _told_topology(host, node_info)
     seen = _seen_topology(host.iterfind("topology/cells/cell/cpus/cpu"))
     topology = seen or told
     memory = _memory(host) or _node_memory(node_info)
     if topology is None or memory is None:
         raise HypervisorError(
-            "libvirt does not say how many processors and how much memory this host has: "
-            "see `virsh capabilities` and `virsh nodeinfo`."
+            "libvirt does not say how many processors and how much memory this host has; "
+            "see 'virsh capabilities' and 'virsh nodeinfo'"
         )
     if seen and told and told.threads > seen.threads and told.cores >= seen.cores:
         topology = _Topology(seen.sockets, seen.cores, told.threads)
@@ -122,7 +125,7 @@ def _seen_topology(cpus: Iterable[Element]) -> _Topology | None:
     )
 
 
-def _told_topology(host: Element, node_info: Sequence[int | str] | None) -> _Topology | None:
+def _told_topology(host: Element, node_info: Sequence[Any] | None) -> _Topology | None:
     """The topology in so many words. Both say sockets per NUMA node; virNodeInfo says how many
     nodes."""
     if node_info is not None and len(node_info) >= 8:
@@ -151,7 +154,7 @@ def _memory(host: Element) -> int | None:
     return total or None
 
 
-def _node_memory(node_info: Sequence[int | str] | None) -> int | None:
+def _node_memory(node_info: Sequence[Any] | None) -> int | None:
     mebibytes = _count(node_info[1]) if node_info is not None and len(node_info) > 1 else None
     return mebibytes << 20 if mebibytes else None
 
@@ -207,10 +210,10 @@ def _kernel_model(cpuinfo: str | None) -> str | None:
     return None
 
 
-def _count(number: int | str) -> int | None:
+def _count(number: Any) -> int | None:
     """`number` as a whole number above zero, or None."""
     try:
         count = int(number)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
     return count if count > 0 else None

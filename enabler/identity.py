@@ -142,10 +142,10 @@ def identify(
     one, the other facts come from the first source that knows the manufacturer or the UUID.
 
     Raises:
-        IdentityError: no serial number that can be trusted; or one without either a manufacturer or
-        a
-            UUID beside it (a serial number is unique within one maker only); or a configured value
-            is a filler, or no UUID. The message says what was found where, and what to write.
+        IdentityError: no serial number that can be trusted; or one without either a manufacturer
+            or a UUID beside it (a serial number is unique within one maker only); or a configured
+            value is a filler, or no UUID. The message says what was found where and, after the
+            last semicolon, what to do.
     """
     fillers = fillers or default_fillers()
     given = _check_configured(configured or {}, fillers)
@@ -154,19 +154,19 @@ def identify(
     facts = {**(base.facts if base else {}), **given}
     if "serial_number" not in facts:
         raise IdentityError(
-            f"No serial number of this machine can be trusted ({_findings(read)}). "
+            f"no serial number of this machine can be trusted ({_findings(read)}); "
             + _remedy("serial_number", "the one on the machine's label", example="78ABCDE")
         )
     withheld = (base.claim.withheld if base else frozenset()) - given.keys()
     if base and withheld:
         raise IdentityError(
-            f"{base.claim.source} does not let this user read the machine's {_names(withheld)}: "
-            f"run the enabler as root, or write the value in {_CONFIG_FILE} under [machine]."
+            f"{base.claim.source} does not let this user read the machine's {_names(withheld)}; "
+            f"run the enabler as root, or write the value in {_CONFIG_FILE} under [machine]"
         )
     if "manufacturer" not in facts and "uuid" not in facts:
         raise IdentityError(
-            f"Serial number {facts['serial_number']!r} has neither a manufacturer nor a UUID "
-            f"beside it ({_findings(read)}), and alone it is unique within one maker only. "
+            f"serial number {facts['serial_number']!r} has neither a manufacturer nor a UUID "
+            f"beside it ({_findings(read)}), and alone it is unique within one maker only; "
             + _remedy("manufacturer", "the maker's name", example="IBM")
         )
     return Identified(
@@ -234,15 +234,15 @@ def _check_configured(configured: Mapping[str, str | None], fillers: Fillers) ->
         reason = fillers.reason(field, raw)
         if reason is not None:
             raise IdentityError(
-                f"The configured machine.{field} {raw!r} is a vendor's filler ({reason}): write "
+                f"the configured machine.{field} {raw!r} is a vendor's filler ({reason}); write "
                 f"this machine's own {_name(field)} in {_CONFIG_FILE} under [machine], or "
-                f"remove that line."
+                "remove that line"
             )
         value = canonical_uuid(raw) if field == "uuid" else raw
         if value is None:
             raise IdentityError(
-                f"The configured machine.uuid {raw!r} is no UUID: write it as "
-                f"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in {_CONFIG_FILE} under [machine]."
+                f"the configured machine.uuid {raw!r} is no UUID; write it as "
+                f"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in {_CONFIG_FILE} under [machine]"
             )
         facts[field] = value
     return facts

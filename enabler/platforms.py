@@ -2,14 +2,13 @@
 
 Each source becomes one `Claim`, in this order; `enabler.identity.identify` chooses.
 
-==================  ===============================================================================
-libvirt getSysinfo  SMBIOS, on x86-64 and server-class ARM; libvirtd reads it as root, we need not
-be sysfs DMI           SMBIOS as the kernel read it, where libvirt has no dmidecode; serial number
-and
-                    UUID are for root only
+==================  ============================================================================
+libvirt getSysinfo  SMBIOS, on x86-64 and server-class ARM; libvirtd reads it for us, as root
+sysfs DMI           SMBIOS as the kernel read it, where libvirt has no dmidecode; the serial number
+                    and the UUID are for root only
 device tree         IBM Power (``system-id``, ``model``), other ARM and RISC-V (``serial-number``)
 /proc/sysinfo       s390x
-==================  ===============================================================================
+==================  ============================================================================
 
 On Power, on s390x and on ARM without SMBIOS, libvirt's getSysinfo answers too, out of
 ``/proc/cpuinfo`` and ``/proc/sysinfo``. Its ``serial`` is then the *model* on Power and ARM

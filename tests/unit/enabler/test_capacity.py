@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enabler.capacity import Capacity, parse_capacity
+from enabler.capacity import Capacity, measure
 from enabler.errors import HypervisorError
 
 GIB = 1 << 30
+SMALL = st.integers(1, 5)
 
 
 def capabilities(*cells: str, cpu: str = "") -> str:
@@ -71,7 +72,7 @@ class TestTopology:
             for text in even_socket(socket, cores, threads, siblings=siblings)
         ]
         cells = [cell("".join(cpus[node::nodes])) for node in range(nodes)]
-        found = parse_capacity(capabilities(*cells))
+        found = measure(capabilities(*cells))
         assert counted(found) == (sockets, cores, threads)
         assert found.memory_bytes == nodes * GIB
 
@@ -79,13 +80,13 @@ class TestTopology:
         """AMD NPS2: the same socket in both nodes."""
         cpus = even_socket(0, 8, 2)
         xml = capabilities(cell("".join(cpus[:8]), 64), cell("".join(cpus[8:]), 64))
-        assert counted(parse_capacity(xml, ["x86_64", 131072, 16, 2400, 2, 1, 4, 2])) == (1, 8, 2)
+        assert counted(measure(xml, ["x86_64", 131072, 16, 2400, 2, 1, 4, 2])) == (1, 8, 2)
 
     def test_of_a_power_machine_with_smt8(self) -> None:
         cpus = [
             cpu(8 * c + t, 0, 8 * c, f"{8 * c}-{8 * c + 7}") for c in range(10) for t in range(8)
         ]
-        assert counted(parse_capacity(capabilities(cell("".join(cpus))))) == (1, 10, 8)
+        assert counted(measure(capabilities(cell("".join(cpus))))) == (1, 10, 8)
 
     def test_counts_threads_that_are_offline_everywhere(self) -> None:
         """KVM on POWER8: SMT is off in the host, and libvirt's node info knows the eight threads."""
@@ -95,32 +96,32 @@ class TestTopology:
             for c in range(10)
         ]
         xml = capabilities(cell("".join(cpus)))
-        assert counted(parse_capacity(xml, ["ppc64le", 1024, 80, 3425, 1, 1, 10, 8])) == (1, 10, 8)
-        assert counted(parse_capacity(xml)) == (1, 10, 1)
+        assert counted(measure(xml, ["ppc64le", 1024, 80, 3425, 1, 1, 10, 8])) == (1, 10, 8)
+        assert counted(measure(xml)) == (1, 10, 1)
 
     def test_does_not_count_cores_that_are_offline(self) -> None:
         cpus = [*even_socket(0, 4, 2)[:6], "<cpu id='6'/>", "<cpu id='7'/>"]
-        assert counted(parse_capacity(capabilities(cell("".join(cpus))))) == (1, 3, 2)
+        assert counted(measure(capabilities(cell("".join(cpus))))) == (1, 3, 2)
 
     def test_takes_the_largest_where_sockets_differ(self) -> None:
         cpus = [*even_socket(0, 4, 1), cpu(90, 7, 0, "90,92"), cpu(92, 7, 0, "90,92")]
-        assert counted(parse_capacity(capabilities(cell("".join(cpus))))) == (2, 4, 2)
+        assert counted(measure(capabilities(cell("".join(cpus))))) == (2, 4, 2)
 
     def test_tells_cores_apart_whose_ids_repeat_in_each_die(self) -> None:
         with_siblings = [cpu(n, 0, n % 2, str(n), die=n // 2) for n in range(4)]
         without = [cpu(n, 0, n % 2, die=n // 2) for n in range(4)]
         for cpus in (with_siblings, without):
-            assert counted(parse_capacity(capabilities(cell("".join(cpus))))) == (1, 4, 1)
+            assert counted(measure(capabilities(cell("".join(cpus))))) == (1, 4, 1)
 
     def test_falls_back_on_node_info_whose_sockets_are_per_node(self) -> None:
-        found = parse_capacity(capabilities(), ["s390x", 4096, 64, 0, 2, 2, 8, 2])
+        found = measure(capabilities(), ["s390x", 4096, 64, 0, 2, 2, 8, 2])
         assert (counted(found), found.memory_bytes) == ((4, 8, 2), 4 * GIB)
 
     def test_falls_back_on_the_cpu_elements_topology(self) -> None:
         xml = capabilities(
             cell("<cpu id='0'/>"), cpu="<topology sockets='1' dies='2' cores='4' threads='2'/>"
         )
-        assert counted(parse_capacity(xml)) == (1, 8, 2)
+        assert counted(measure(xml)) == (1, 8, 2)
 
     @pytest.mark.parametrize(
         ("xml", "info"),
@@ -139,17 +140,17 @@ class TestTopology:
         self, xml: str, info: list[int | str] | None
     ) -> None:
         with pytest.raises(HypervisorError, match="capabilities"):
-            parse_capacity(xml, info)
+            measure(xml, info)
 
 
 class TestMemory:
     def test_is_that_of_all_nodes_those_without_processors_included(self) -> None:
         cells = cell(cpu(0, 0, 0), 2), "<cell><memory unit='GiB'>3</memory><cpus num='0'/></cell>"
-        assert parse_capacity(capabilities(*cells)).memory_bytes == 5 * GIB
+        assert measure(capabilities(*cells)).memory_bytes == 5 * GIB
 
     def test_is_in_kib_where_no_unit_is_given(self) -> None:
         xml = capabilities(f"<cell><memory>1024</memory><cpus>{cpu(0, 0, 0)}</cpus></cell>")
-        assert parse_capacity(xml).memory_bytes == 1 << 20
+        assert measure(xml).memory_bytes == 1 << 20
 
 
 class TestCpuModel:
@@ -186,10 +187,10 @@ class TestCpuModel:
         self, sysinfo: str | None, cpuinfo: str | None, expected: str | None
     ) -> None:
         expected = expected or "AMD EPYC 7543 32-Core Processor"
-        assert parse_capacity(self.XML, None, sysinfo, cpuinfo).cpu_model == expected
+        assert measure(self.XML, None, sysinfo, cpuinfo).cpu_model == expected
 
     def test_may_be_unknown(self) -> None:
-        assert parse_capacity(capabilities(cell(cpu(0, 0, 0)))).cpu_model is None
+        assert measure(capabilities(cell(cpu(0, 0, 0)))).cpu_model is None
 
 
 class TestLibvirtsOwn:
@@ -200,9 +201,7 @@ class TestLibvirtsOwn:
         connection.close()
 
     def test_test_driver_has_two_nodes_of_eight_cores(self, connection: libvirt.virConnect) -> None:
-        found = parse_capacity(
-            connection.getCapabilities(), connection.getInfo(), connection.getSysinfo()
-        )
+        found = measure(connection.getCapabilities(), connection.getInfo(), connection.getSysinfo())
         assert found == Capacity(
             cpu_model=None, sockets=2, cores_per_socket=8, threads_per_core=1, memory_bytes=6 * GIB
         )
@@ -210,5 +209,5 @@ class TestLibvirtsOwn:
     def test_node_info_is_read_as_libvirt_python_orders_it(
         self, connection: libvirt.virConnect
     ) -> None:
-        found = parse_capacity(capabilities(), connection.getInfo())
+        found = measure(capabilities(), connection.getInfo())
         assert (counted(found), found.memory_bytes) == ((4, 2, 2), 3 * GIB)

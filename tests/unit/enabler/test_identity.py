@@ -273,7 +273,7 @@ class TestRefusal:
         claim = replace(
             DELL, serial_number=None, uuid=None, withheld=frozenset({"serial_number", "uuid"})
         )
-        with pytest.raises(IdentityError, match="UUID: run the enabler as root"):
+        with pytest.raises(IdentityError, match="UUID; run the enabler as root"):
             identify([claim], {"serial_number": "J70FG53"})
         told = {"serial_number": DELL.serial_number, "uuid": DELL.uuid}
         assert identify([claim], told).machine == identify([DELL]).machine

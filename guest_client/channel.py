@@ -52,6 +52,8 @@ LONGEST_WAIT = 2.0
 """Seconds between two tries, before jitter."""
 LONGEST_RETRY_AFTER = 5.0
 """Seconds; an answer that asks us to stay away longer is asked again all the same."""
+SHORTEST_TRY = 0.05
+"""Seconds; with less time left than this, a further try would say nothing new."""
 PATIENCE = 2.0
 LONGEST_PATIENCE = 8.0
 """Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
@@ -189,15 +191,15 @@ class Channel:
             else:
                 return Read(started, rfc3339(self._now()), identity, None, tuple(failures))
             left = end - self._clock()
-            if left <= 0:
+            if left > SHORTEST_TRY and not (reused and not not_before):
+                pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
+                # Near the end, smaller steps: the last try should not be missed by a long wait.
+                self._sleep(min(pause, max(left / 2, SHORTEST_TRY)))
+                wait = min(wait * 2, LONGEST_WAIT)
+                left = end - self._clock()
+            if left <= SHORTEST_TRY:
                 silence = self._no_answer(deadline, failures)
                 return Read(started, rfc3339(self._now()), None, silence, tuple(failures))
-            if reused and not not_before:
-                continue
-            pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
-            # Near the end, smaller steps: the last try should not be missed by a long wait.
-            self._sleep(min(pause, max(left / 2, FIRST_WAIT / 2)))
-            wait = min(wait * 2, LONGEST_WAIT)
 
     def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
         tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"

@@ -1,0 +1,218 @@
+"""The settings: a TOML file, then the environment, then flags, in that order of rising weight.
+
+Every key is one row of :data:`KEYS`, which the file, the environment, ``--help``, ``doctor`` and
+the documentation all share. A key that nobody knows is an error and not a shrug: a misspelt setting
+that is silently ignored is worse than none. A variable that is empty counts as not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
+from guest_client.errors import ConfigurationError
+
+CONFIG_FILE = Path("/etc/guest-client/config.toml")
+ENVIRONMENT_PREFIX = "GUEST_CLIENT_"
+CONFIG_VARIABLE = "GUEST_CLIENT_CONFIG"
+"""Names another configuration file; the one variable that is no key."""
+
+DEFAULT_DEADLINE = 30.0
+DEFAULT_STATE_DIR = Path("/var/lib/guest-client")
+LONGEST_DEADLINE = 24 * 3600.0
+
+
+def _endpoint(value: object) -> Endpoint:
+    return parse_endpoint(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("should be a string")
+    return value
+
+
+def parse_seconds(value: object) -> float:
+    """Read a time span in seconds, from TOML or text; raises ``TypeError`` or ``ValueError``."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError("should be a number of seconds")
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError(f"should be a number of seconds, not {value!r}") from None
+    if not 0 < seconds <= LONGEST_DEADLINE:
+        raise ValueError(f"should be more than 0 and at most {LONGEST_DEADLINE:g} seconds")
+    return seconds
+
+
+def _directory(value: object) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise ValueError(f"should be a full path, not {str(path)!r}")
+    return path
+
+
+def parse_command(value: object) -> tuple[str, ...]:
+    """Read a program and its arguments: an array of strings, or text as a shell would split it."""
+    if isinstance(value, str):
+        try:
+            words = tuple(shlex.split(value))
+        except ValueError as error:
+            raise ValueError(f"can't be split into words: {error}") from error
+    elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+        words = tuple(value)
+    else:
+        raise ValueError('should be an array of strings, as in ["/usr/bin/program", "argument"]')
+    if not words or not words[0]:
+        raise ValueError("names no program")
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its name in the file, how it is read, and what it is for."""
+
+    name: str
+    parse: Callable[[object], Any]
+    """Takes what TOML or the environment has; raises ``TypeError`` or ``ValueError``."""
+    default: str
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+
+KEYS: tuple[Key, ...] = (
+    Key(
+        "enabler",
+        _endpoint,
+        DEFAULT_ENABLER,
+        "Where the enabler listens: http://ADDRESS:PORT, http://[fe80::77:1%25INTERFACE]:PORT"
+        " or unix:/PATH",
+    ),
+    Key(
+        "deadline",
+        parse_seconds,
+        f"{DEFAULT_DEADLINE:g}",
+        "Seconds that one read of the identity may last, retries included",
+    ),
+    Key(
+        "state_dir",
+        _directory,
+        str(DEFAULT_STATE_DIR),
+        "Where triggers (and the agent's state) are kept",
+    ),
+    Key(
+        "notify_program",
+        parse_command,
+        "none",
+        "The program that --notify-if-migrated runs, with its arguments",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is in force. ``sources`` says for each key that is not at its default who set it."""
+
+    enabler: Endpoint = field(default_factory=lambda: parse_endpoint(DEFAULT_ENABLER))
+    deadline: float = DEFAULT_DEADLINE
+    state_dir: Path = DEFAULT_STATE_DIR
+    notify_program: tuple[str, ...] | None = None
+    file: Path | None = None
+    """The configuration file that was read; ``None`` if there is none."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+) -> Settings:
+    """Put the settings together; raises :class:`ConfigurationError`.
+
+    ``flags`` has values that are checked already, by key; ``None`` is a flag that was not given.
+    ``file``, or the variable ``GUEST_CLIENT_CONFIG``, names a file that must be there; the default
+    one need not.
+    """
+    path = file or (
+        Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None
+    )
+    found = _read_file(path or CONFIG_FILE, must_exist=path is not None)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if found is not None:
+        for name, value in found.items():
+            key = _key(name, str(path or CONFIG_FILE))
+            values[name] = _checked(key, value, f"{path or CONFIG_FILE}: {name}")
+            sources[name] = str(path or CONFIG_FILE)
+    for variable, text in environment.items():
+        if text and variable.startswith(ENVIRONMENT_PREFIX) and variable != CONFIG_VARIABLE:
+            key = _variable(variable)
+            values[key.name] = _checked(key, text, variable)
+            sources[key.name] = variable
+    for name, value in flags.items():
+        if value is not None:
+            values[name] = value
+            sources[name] = "the command line"
+    read = (path or CONFIG_FILE) if found is not None else None
+    return Settings(**values, file=read, sources=sources)
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError as error:
+        if not must_exist:
+            return None
+        raise ConfigurationError(
+            f"there is no configuration file {path}; write it or name another"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't read the configuration file {path}: {error.strerror}; check its mode and owner"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}; mend that place") from error
+
+
+def _key(name: str, where: str) -> Key:
+    for key in KEYS:
+        if key.name == name:
+            return key
+    raise ConfigurationError(
+        f"{where}: unknown key {name!r}; {_nearest(name, (k.name for k in KEYS))}"
+    )
+
+
+def _variable(variable: str) -> Key:
+    for key in KEYS:
+        if key.variable == variable:
+            return key
+    known = [*(key.variable for key in KEYS), CONFIG_VARIABLE]
+    raise ConfigurationError(
+        f"unknown environment variable {variable}; {_nearest(variable, known)}"
+    )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    choices = list(known)
+    near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"the keys are {', '.join(choices)}"
+
+
+def _checked(key: Key, value: object, where: str) -> Any:
+    try:
+        return key.parse(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{where}: {error}") from error

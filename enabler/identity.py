@@ -254,8 +254,8 @@ def _findings(read: Sequence[_Reading]) -> str:
 
 def _remedy(field: str, what: str, *, example: str) -> str:
     return (
-        f'Write {what} in {_CONFIG_FILE}, under [machine], as {field} = "{example}", '
-        f"or set ENABLER_MACHINE__{field.upper()}."
+        f'write {what} in {_CONFIG_FILE}, under [machine], as {field} = "{example}", '
+        f"or set ENABLER_MACHINE__{field.upper()}"
     )
 
 

@@ -160,11 +160,9 @@ def from_s390(root: Path = Path("/")) -> Claim:
     try:
         raw = _read(root / "proc/sysinfo")
     except PermissionError:
-        return Claim(
-            S390, withheld=frozenset({"serial_number"}), note="/proc/sysinfo may not be read"
-        )
+        return Claim(S390, withheld=frozenset({"serial_number"}), note="may not be read")
     if raw is None:
-        return Claim(S390, note="/proc/sysinfo does not exist")
+        return Claim(S390, note="does not exist")
     lines: dict[str, str] = {}
     for line in raw.decode("ascii", "replace").splitlines():
         if not line.strip():

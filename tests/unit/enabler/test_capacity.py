@@ -89,7 +89,7 @@ class TestTopology:
         assert counted(measure(capabilities(cell("".join(cpus))))) == (1, 10, 8)
 
     def test_counts_threads_that_are_offline_everywhere(self) -> None:
-        """KVM on POWER8: SMT is off in the host, and libvirt's node info knows the eight threads."""
+        """KVM on POWER8: SMT is off in the host; libvirt's node info knows the eight threads."""
         cpus = [
             cpu(8 * c, 0, 8 * c, str(8 * c))
             + "".join(f"<cpu id='{8 * c + t}'/>" for t in range(1, 8))

@@ -1,0 +1,137 @@
+"""Checks of the addresses to listen on: each is free, or an enabler's already."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import socket
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+
+from enabler.checks import Check
+from enabler.listen import HttpAddress, UnixAddress
+
+_SUN_PATH = 107
+_ANSWER_WITHIN = 2.0
+_CONFIGURED = "change listen in /etc/enabler/enabler.toml"
+
+_Target = tuple[str, int] | tuple[str, int, int, int]
+
+
+def check_http(address: HttpAddress) -> Check:
+    """That a guest listener's address is free, or an enabler's already."""
+    name = "guest listener"
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        target = _target(address)
+    except OSError:
+        return _nowhere(name, address, f"there is no interface {address.zone}")
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _check_taken(name, address, family, target)
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
+            return _nowhere(name, address, "no interface of this host has that address")
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return Check.fail(
+                name,
+                f"{address}: this user may not use that port",
+                f"run the enabler as root, or {_CONFIGURED} to a port above 1023",
+            )
+        return Check.fail(name, f"{address}: {error.strerror}", _CONFIGURED)
+    return Check.ok(name, f"{address}: free")
+
+
+def check_unix(address: UnixAddress) -> Check:
+    """That an admin listener's socket can be made, or is an enabler's already."""
+    name = "admin listener"
+    path = address.path
+    if len(os.fsencode(path)) > _SUN_PATH:
+        return Check.fail(
+            name, f"{address}: longer than {_SUN_PATH} bytes", f"{_CONFIGURED} to a shorter path"
+        )
+    try:
+        if path.is_socket():
+            return _check_live(name, address)
+        if path.exists():
+            return Check.fail(name, f"{address}: a file that is no socket", f"rm {path}")
+        folder = next(parent for parent in path.parents if parent.exists())
+    except PermissionError as error:
+        return _no_access(name, address, Path(error.filename))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return _no_access(name, address, folder)
+    made = "" if folder == path.parent else f" ({path.parent} will be made)"
+    return Check.ok(name, f"{address}: free{made}")
+
+
+def _target(address: HttpAddress) -> _Target:
+    """The address as a socket has it. Raises OSError if it is of an interface that is not there."""
+    if ":" not in address.host:
+        return address.host, address.port
+    return address.host, address.port, 0, socket.if_nametoindex(address.zone) if address.zone else 0
+
+
+def _nowhere(name: str, address: HttpAddress, why: str) -> Check:
+    return Check.fail(
+        name,
+        f"{address}: {why}",
+        f"set up the host-only bridge as deploy/README.md shows, or {_CONFIGURED}",
+    )
+
+
+def _no_access(name: str, address: UnixAddress, folder: Path) -> Check:
+    return Check.fail(
+        name,
+        f"{address}: this user can't make a socket in {folder}",
+        f"run the enabler as root, or {_CONFIGURED}",
+    )
+
+
+def _check_taken(
+    name: str, address: HttpAddress, family: socket.AddressFamily, target: _Target
+) -> Check:
+    host = ip_address(address.host)
+    if host.is_unspecified:
+        loopback = "::1" if isinstance(host, IPv6Address) else "127.0.0.1"
+        target = (loopback, address.port)
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as channel:
+            channel.settimeout(_ANSWER_WITHIN)
+            channel.connect(target)
+            connection = http.client.HTTPConnection(address.host, address.port)
+            connection.sock = channel
+            connection.request("GET", "/healthz")
+            healthy = json.loads(connection.getresponse().read(4096)) == {"status": "ok"}
+    except (OSError, http.client.HTTPException, ValueError):
+        healthy = False
+    if healthy:
+        return Check.ok(name, f"{address}: an enabler listens there")
+    return Check.fail(
+        name,
+        f"{address}: taken, and what listens there does not answer as an enabler",
+        f"find it with: ss -ltnp 'sport = :{address.port}', and end it or {_CONFIGURED}",
+    )
+
+
+def _check_live(name: str, address: UnixAddress) -> Check:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_ANSWER_WITHIN)
+        try:
+            probe.connect(str(address.path))
+        except PermissionError:
+            return Check.warn(
+                name,
+                f"{address}: there is a socket, and this user may not connect to it",
+                "run 'enabler doctor' as root or as a member of the socket's group",
+            )
+        except OSError:
+            return Check.ok(name, f"{address}: free (an enabler that was killed left it behind)")
+    return Check.ok(name, f"{address}: an enabler listens there")

@@ -8,9 +8,10 @@ What each answer means
     no connection, a lost one, no answer in time      asked again, on a new connection
     429, 5xx (the VM is just being switched over,     asked again, not sooner than ``Retry-After``
     the hypervisor can't be asked, ...)
-    401, 403                                          refused: we are no VM of that host. Final
+    401, 403 with a problem document (RFC 9457)       refused: we are no VM of that host. Final
     a redirect, another status, no JSON, no length,   not an enabler's answer: asking again would
-    too long, not the contract's schema               make it no truer. Final
+    too long, not the contract's schema; also a bare  make it no truer. Final
+    403, as a proxy or a packet filter gives
 
 A read lasts as long as its deadline at most, whatever the other side does; but for looking up a
 host that is given by name. Between tries it waits, each time about twice as long, up to
@@ -228,7 +229,8 @@ class Channel:
         if status == 429 or status >= 500:
             after = _seconds(answer.headers.get("Retry-After", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
-        if status in (401, 403):
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if status in (401, 403) and kind == "application/problem+json":
             raise Refused(
                 f"the enabler at {self.endpoint} refuses to tell us who we are"
                 f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
@@ -238,7 +240,6 @@ class Channel:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
             )
-        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             shown = printable(kind, 60) or "no type"
             raise UntrustedAnswer(

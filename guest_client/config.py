@@ -52,7 +52,8 @@ def parse_seconds(value: object) -> float:
     return seconds
 
 
-def _directory(value: object) -> Path:
+def parse_directory(value: object) -> Path:
+    """Read the full path of a folder; raises ``TypeError`` or ``ValueError``."""
     path = Path(_text(value))
     if not path.is_absolute():
         raise ValueError(f"should be a full path, not {str(path)!r}")
@@ -107,7 +108,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "state_dir",
-        _directory,
+        parse_directory,
         str(DEFAULT_STATE_DIR),
         "Where triggers (and the agent's state) are kept",
     ),

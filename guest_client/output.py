@@ -32,7 +32,7 @@ from guest_client.errors import OutputError, OutputWriteError
 from guest_client.text import printable
 
 _PIECE = 1 << 20
-_STDOUT_NAMES = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+STDOUT_NAMES = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class Destination(ABC):
 
     name: str
     """As the user wrote it."""
+    shown: str
+    """As messages name it."""
 
     @abstractmethod
     def spool(self) -> Spool:
@@ -108,13 +110,13 @@ class FileDestination(Destination):
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = Path(name).resolve()
-        self._shown = printable(name)
+        self.shown = printable(name)
         try:
             found = self.path.stat() if self.path.exists() else None
         except OSError as error:
-            raise _create_error(self._shown, error) from error
+            raise _create_error(self.shown, error) from error
         if found is not None and not os.access(self.path, os.W_OK):
-            raise OutputError(f"can't write {self._shown}: it may not be written by this user")
+            raise OutputError(f"can't write {self.shown}: it may not be written by this user")
         self._mode = None if found is None else stat.S_IMODE(found.st_mode)
         self.spool().discard()
 
@@ -126,7 +128,7 @@ class FileDestination(Destination):
             # 0666 brings the mode that the umask, or the folder's default ACL, makes of it.
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _create_error(self._shown, error) from error
+            raise _create_error(self.shown, error) from error
         mode = self._mode if self._mode is not None else stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, 0o600)
         return Spool(os.fdopen(fd, "r+b"), path, mode)
@@ -147,7 +149,7 @@ class FileDestination(Destination):
             mine.path = None
             sync_directory(self.path.parent)
         except OSError as error:
-            raise _write_error(self._shown, error) from error
+            raise _write_error(self.shown, error) from error
         finally:
             if mine is not spool:
                 mine.discard()
@@ -158,14 +160,14 @@ class StreamDestination(Destination):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._shown = "the standard output" if name in _STDOUT_NAMES else printable(name)
+        self.shown = "the standard output" if name in STDOUT_NAMES else printable(name)
         try:
-            if name in _STDOUT_NAMES:
+            if name in STDOUT_NAMES:
                 os.fstat(1)
             elif not os.access(name, os.W_OK):
-                raise OutputError(f"can't write {self._shown}: it may not be written by this user")
+                raise OutputError(f"can't write {self.shown}: it may not be written by this user")
         except OSError as error:
-            raise OutputError(f"can't write {self._shown}: it is closed; use --output") from error
+            raise OutputError(f"can't write {self.shown}: it is closed; use --output") from error
 
     def spool(self) -> Spool:
         """Make a nameless file in the temporary folder (``$TMPDIR``)."""
@@ -181,7 +183,7 @@ class StreamDestination(Destination):
     def publish(self, spool: Spool) -> None:
         """Copy the output. What a reader that went away has not taken is lost, and said to be."""
         try:
-            if self.name in _STDOUT_NAMES:
+            if self.name in STDOUT_NAMES:
                 _copy(spool, 1)
             else:
                 fd = os.open(self.name, os.O_WRONLY | os.O_CLOEXEC)
@@ -190,7 +192,7 @@ class StreamDestination(Destination):
                 finally:
                     os.close(fd)
         except OSError as error:
-            raise _write_error(self._shown, error) from error
+            raise _write_error(self.shown, error) from error
 
 
 def destination(name: str | None) -> Destination:
@@ -198,7 +200,7 @@ def destination(name: str | None) -> Destination:
 
     Raises :class:`OutputError`, which says what is wrong with it.
     """
-    if name is None or name in _STDOUT_NAMES:
+    if name is None or name in STDOUT_NAMES:
         return StreamDestination(name or "-")
     if not name or "\0" in name:
         raise OutputError("an output's name is empty; name a file")

@@ -99,3 +99,14 @@ def _ended(pid: int) -> bool:
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
     """Be a handler, no more."""
+
+
+def find_signal(name: str) -> signal.Signals:
+    """Read a signal by name (``HUP``, ``SIGHUP``) or number; raises ``ValueError``."""
+    if name.isascii() and name.isdigit():
+        return signal.Signals(int(name))
+    plain = name.upper()
+    try:
+        return signal.Signals[plain if plain.startswith("SIG") else f"SIG{plain}"]
+    except KeyError:
+        raise ValueError(f"{name!r} is no signal; SIGHUP is the usual one") from None

@@ -1,0 +1,321 @@
+"""The command ``guest-client``: arguments in, exit code out; the work is done elsewhere.
+
+What a command needs is imported when it runs: ``--help`` and a usage error come without httpx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from guest_client import config
+from guest_client.console import say
+from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
+from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
+
+EXIT_CODES = """\
+exit codes:
+  0, 1, ...  the scanner's own, when the scan is consistent (128 + N: killed by signal N)
+  64         the command line is wrong
+  69         unverified: no identity that can be trusted; the output was held back
+  73, 74     an output can't be created, can't be written
+  75         inconsistent: the machine changed inside the scan; the output was discarded
+  77         refused: the enabler says that this is no VM of its host
+  78         the configuration is wrong
+  126, 127   the scanner can't be run, can't be found
+  128 + N    ended by signal N
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises :class:`UsageError` where argparse prints its usage and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit code. Errors are one line on the standard error."""
+    missing = _open_what_is_closed()
+    try:
+        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments), missing)
+        sys.stdout.flush()
+    except GuestClientError as error:
+        say(str(error))
+        code = error.exit_code
+    except BrokenPipeError:
+        say("can't write the standard output: its reader has gone")
+        code = OutputWriteError.exit_code
+        _drop_stdout()
+    except Interrupted as interruption:
+        code = interruption.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        say(f"can't write the standard output: {error.strerror}")
+        code = OutputWriteError.exit_code
+        _drop_stdout()
+    return code
+
+
+def _dispatch(arguments: list[str], stdout_missing: bool) -> int:
+    before, command = _split(arguments)
+    parser = build_parser()
+    options = parser.parse_args(before)
+    if options.command_name == "scan":
+        options.command = command
+        options.stdout_missing = stdout_missing
+    elif command is not None:
+        raise UsageError(f"`guest-client {options.command_name}` takes no command after --")
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """Part our own arguments from the scanner's at the first ``--``."""
+    if "--" not in arguments:
+        return arguments, None
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line."""
+    parser = _Parser(
+        prog="guest-client",
+        description="Tells which real machine this VM runs on, and guards scans against its changing.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and end")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="command_name"
+    )
+    _add_identity(commands)
+    _add_scan(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+    parser.add_argument(
+        "--enabler",
+        metavar="URL",
+        type=_checked(parse_endpoint),
+        help=f"where the enabler listens (default: {DEFAULT_ENABLER})",
+    )
+    parser.add_argument(
+        "--deadline",
+        metavar="SECONDS",
+        type=_checked(config.parse_seconds),
+        help="how long one read of the identity may take, retries included"
+        f" (default: {config.DEFAULT_DEADLINE:g})",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=_checked(_path),
+        help=f"the configuration file (default: {config.CONFIG_FILE})",
+    )
+    parser.add_argument("--verbose", action="store_true", help="tell of every failed try")
+    return parser
+
+
+def _add_identity(commands: Any) -> None:
+    parser = _add_command(commands, "identity", "print which real machine this VM runs on")
+    parser.add_argument("--json", action="store_true", help="print the document as it was sent")
+    parser.set_defaults(run=_identity)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _add_command(
+        commands, "doctor", "check each thing that must be right in this VM, and say how to mend it"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _add_scan(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "scan",
+        "run a scanner, and let its output pass only if the machine was the same throughout",
+        usage="guest-client scan [options] -- COMMAND [ARGUMENT...]",
+        epilog=EXIT_CODES,
+    )
+    add = parser.add_argument
+    add("--output", metavar="FILE", help="where the output goes (default: the standard output)")
+    add("--report", metavar="FILE", help="write a JSON report there, whatever comes of the scan")
+    add(
+        "--repeat-if-migrated",
+        metavar="TIMES",
+        nargs="?",
+        type=_checked(_times),
+        const=3,
+        default=0,
+        help="when the machine changed inside the scan, repeat it, up to TIMES (default: 3) times",
+    )
+    add(
+        "--notify-if-migrated",
+        action="store_true",
+        help="when the VM was migrated (cloned, reverted), record a trigger and run the notify"
+        " program, if there is one",
+    )
+    add(
+        "--notify-program",
+        metavar="COMMAND",
+        type=_checked(config.parse_command),
+        help="the program to run for a trigger, one word in the shell's quotes with its arguments;"
+        " it has the facts as JSON on its standard input and as TRIGGER_... in its environment",
+    )
+    add(
+        "--state-dir",
+        metavar="DIR",
+        type=_checked(config.parse_directory),
+        help=f"where triggers are kept (default: {config.DEFAULT_STATE_DIR})",
+    )
+    add(
+        "--signal-if-migrated",
+        metavar="SIG",
+        type=_checked(_signal),
+        help="when the VM was migrated (cloned, reverted), send this signal, SIGHUP for one",
+    )
+    add(
+        "--signal-pid",
+        metavar="PID",
+        type=_checked(_pid),
+        help="the process to signal (default: the parent)",
+    )
+    add(
+        "--wait-if-migrating",
+        metavar="SECONDS",
+        type=_checked(config.parse_seconds),
+        help="while a migration is in progress, wait up to SECONDS for its end; end with 75 and"
+        " without a scan if it takes longer",
+    )
+    add(
+        "--keep-inconsistent",
+        metavar="FILE",
+        help="put an output that is not published there instead of discarding it",
+    )
+    parser.set_defaults(run=_scan)
+
+
+def _identity(options: argparse.Namespace) -> int:
+    from guest_client.commands import identity
+
+    return identity(_settings(options), as_json=options.json, verbose=options.verbose)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from guest_client.commands import doctor
+
+    return doctor(lambda: _settings(options), as_json=options.json)
+
+
+def _scan(options: argparse.Namespace) -> int:
+    if options.command is None:
+        raise UsageError("put the scanner after --, as in `guest-client scan -- lshw -json`")
+    if not options.command:
+        raise UsageError("nothing follows the --; name the scanner there, with its arguments")
+    if options.signal_pid is not None and options.signal_if_migrated is None:
+        raise UsageError("--signal-pid needs --signal-if-migrated, which says the signal")
+    if options.notify_program is not None and not options.notify_if_migrated:
+        raise UsageError("--notify-program needs --notify-if-migrated, which says when")
+    from guest_client.commands import scan
+
+    return scan(options, _settings(options))
+
+
+def _settings(options: argparse.Namespace) -> config.Settings:
+    flags = {key.name: getattr(options, key.name, None) for key in config.KEYS}
+    return config.load(flags, file=options.config)
+
+
+class _Version(argparse.Action):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from guest_client.version import client_version
+
+        print(f"guest-client {client_version()}")
+        parser.exit()
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let argparse show what a parser has to say; it hides the words of a mere ``ValueError``."""
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse_argument
+
+
+def _times(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise ValueError(f"should be 1 to 1000 times, not {text!r}")
+    return int(text)
+
+
+def _pid(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 22):
+        raise ValueError(f"{text!r} is no process number")
+    return int(text)
+
+
+def _signal(text: str) -> Any:
+    from guest_client.signals import find_signal
+
+    return find_signal(text)
+
+
+def _path(text: str) -> Any:
+    from pathlib import Path
+
+    if not text:
+        raise ValueError("should be a file's name")
+    return Path(text)
+
+
+def _open_what_is_closed() -> bool:
+    """Fill descriptors 0 to 2, so that no file of ours gets their numbers; was 1 closed?"""
+    closed = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(fd, True)
+            closed.append(fd)
+    if 2 in closed or sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of our life
+    if 1 in closed or sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of our life
+    return 1 in closed
+
+
+def _drop_stdout() -> None:
+    """Keep Python from failing once more on what it still holds for a lost standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What each command does, once its arguments are read: the wiring of channel, scan and doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from guest_client.channel import Channel, FailedTry
+from guest_client.config import Settings
+from guest_client.console import say
+from guest_client.errors import ConfigurationError, OutputError, ScannerError, UsageError
+from guest_client.identity import Identity
+from guest_client.output import STDOUT_NAMES, Destination, FileDestination, destination
+from guest_client.process import find_program
+from guest_client.reactions import Reactions, SignalTarget
+from guest_client.scan import GuardedScan, ScanRequest
+from guest_client.signals import SignalCatcher
+from guest_client.text import printable, size_in_words
+from guest_client.triggers import TriggerBox
+
+
+def identity(settings: Settings, *, as_json: bool, verbose: bool) -> int:
+    """Print the identity, for people or as JSON."""
+    with SignalCatcher(), _channel(settings, verbose) as channel:
+        found = channel.read(settings.deadline).trusted()
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print(_describe(found))
+    return 0
+
+
+def doctor(settings: Callable[[], Settings], *, as_json: bool) -> int:
+    """Examine the guest, and print what was found; 0 if all is well."""
+    from guest_client.doctor import as_document, as_text, examine, exit_code
+
+    with SignalCatcher():
+        findings = examine(settings)
+    print(json.dumps(as_document(findings), indent=2) if as_json else as_text(findings))
+    return exit_code(findings)
+
+
+def scan(options: argparse.Namespace, settings: Settings) -> int:
+    """Run a guarded scan. All that can be checked beforehand is, before anything is read."""
+    if options.stdout_missing and (options.output is None or options.output in STDOUT_NAMES):
+        raise OutputError("the standard output is closed; use --output FILE")
+    output = destination(options.output)
+    report = None if options.report is None else destination(options.report)
+    keep = None if options.keep_inconsistent is None else destination(options.keep_inconsistent)
+    _refuse_same(("--output", output), ("--report", report), ("--keep-inconsistent", keep))
+    request = ScanRequest(
+        command=tuple(options.command),
+        output=output,
+        deadline=settings.deadline,
+        report=report,
+        keep=keep,
+        repeat=options.repeat_if_migrated,
+        wait_if_migrating=options.wait_if_migrating,
+    )
+    with SignalCatcher() as catcher, _channel(settings, options.verbose) as channel:
+        box, program = None, None
+        if options.notify_if_migrated:
+            box, program = TriggerBox(settings.state_dir), settings.notify_program
+            _check_notify_program(settings)
+        target = None
+        if options.signal_if_migrated is not None:
+            target = SignalTarget(options.signal_if_migrated, options.signal_pid or os.getppid())
+        reactions = Reactions(catcher, say, box=box, program=program, target=target)
+        return GuardedScan(request, channel, catcher, reactions, say).run()
+
+
+def _channel(settings: Settings, verbose: bool) -> Channel:
+    told = False
+
+    def tell(failure: FailedTry) -> None:
+        nonlocal told
+        if verbose:
+            say(f"{failure.at} {settings.enabler}: {failure.what}")
+        elif not told and sys.stderr.isatty():
+            say(f"no answer yet ({failure.what}); trying for {settings.deadline:g} s")
+            told = True
+
+    return Channel(settings.enabler, on_failure=tell)
+
+
+def _check_notify_program(settings: Settings) -> None:
+    if settings.notify_program is None:
+        return
+    try:
+        find_program(settings.notify_program[0], "notify program")
+    except ScannerError as error:
+        where = settings.sources.get("notify_program", "")
+        if where == "the command line":
+            raise UsageError(f"--notify-program: {error}") from error
+        raise ConfigurationError(f"{where}: notify_program: {error}") from error
+
+
+def _refuse_same(*named: tuple[str, Destination | None]) -> None:
+    """Refuse two outputs at one place: the one would overwrite the other, or both be mixed."""
+    taken: dict[Path | str, str] = {}
+    for flag, place in named:
+        if place is None or (place.name == os.devnull):
+            continue
+        where = place.path if isinstance(place, FileDestination) else place.shown
+        if where in taken:
+            raise UsageError(f"{taken[where]} and {flag} both go to {where}; name two places")
+        taken[where] = flag
+
+
+def _describe(found: Identity) -> str:
+    machine, capacity, vm = found.machine, found.capacity, found.vm
+    cores = capacity.sockets * capacity.cores_per_socket
+    rows = [
+        ("host component ID", found.component_id),
+        ("manufacturer", machine.manufacturer),
+        ("type", machine.type),
+        ("model", machine.model),
+        ("serial number", machine.serial_number),
+        ("machine UUID", machine.uuid),
+        ("CPU", capacity.cpu_model),
+        (
+            "capacity",
+            f"{capacity.sockets} sockets, {cores} cores,"
+            f" {cores * capacity.threads_per_core} threads, {size_in_words(capacity.memory_bytes)}",
+        ),
+        ("virtual machine", f"{vm.name} ({vm.uuid})"),
+        ("its allocation", f"{vm.vcpus} vCPUs, {size_in_words(vm.memory_bytes)}"),
+        ("generation ID", vm.generation_id),
+        (
+            "residency",
+            f"{found.residency.id} since {found.residency.since} (by {found.residency.arrived_by})",
+        ),
+        ("migration", str(found.migration.state)),
+        ("observed at", found.observed_at),
+    ]
+    return "\n".join(f"{name:<18} {printable(value or 'not known')}" for name, value in rows)

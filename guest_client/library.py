@@ -1,0 +1,150 @@
+"""The guard for scanners written in Python. ``guest_client`` itself offers all of this.
+
+    import guest_client
+
+    with guest_client.guarding() as guard:          # reads the identity, or raises
+        data = scan()
+    report(data, guard.verdict)                     # reached only with a consistent verdict
+
+    result = guest_client.guarded(scan, repeat=2)   # runs scan() up to three times
+    report(result.value, result.verdict)
+
+The enabler's address and the deadline come from where the command has them, too: the configuration
+file and the environment (``config.py``), unless they are given.
+
+A ``with`` block can't be skipped, so :func:`guarding` raises when there is no trusted identity to
+begin with, whatever ``raising`` is: rule 5 of ``guard.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from guest_client.channel import Channel, Read
+from guest_client.config import load, parse_seconds
+from guest_client.endpoint import parse_endpoint
+from guest_client.errors import ConfigurationError, InconsistentScan
+from guest_client.guard import Guard, Verdict
+from guest_client.identity import Identity
+
+T = TypeVar("T")
+
+
+class GuardedBlock:
+    """What :func:`guarding` gives: the verdict and the two reads, each once there is one."""
+
+    def __init__(self) -> None:
+        self.before: Read | None = None
+        self.after: Read | None = None
+        self.verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded(Generic[T]):
+    """What a guarded function gave: its value, the verdict on it, and how often it was run."""
+
+    value: T
+    verdict: Verdict
+    attempts: int
+
+
+def read_identity(enabler: str | None = None, *, deadline: float | None = None) -> Identity:
+    """Read the identity once; raises :class:`~guest_client.errors.Unverified` or a kind of it.
+
+    ``deadline`` is in seconds, retries included.
+    """
+    with _opened(enabler, deadline, None) as (channel, seconds):
+        return channel.read(seconds).trusted()
+
+
+@contextmanager
+def guarding(
+    enabler: str | None = None,
+    *,
+    deadline: float | None = None,
+    raising: bool = True,
+    channel: Channel | None = None,
+) -> Iterator[GuardedBlock]:
+    """Guard the ``with`` block as a scan.
+
+    Unless ``raising`` is false, a block that was crossed raises
+    :class:`~guest_client.errors.InconsistentScan` at its end, and one whose after-read brought no
+    trusted answer an :class:`~guest_client.errors.Unverified`. An exception of the block's own
+    passes, and there is no verdict then.
+
+    ``deadline`` is in seconds and for each read. ``channel`` is one that is open already, for
+    several scans in turn.
+    """
+    with _opened(enabler, deadline, channel) as (way, seconds):
+        guard, block = Guard(), GuardedBlock()
+        block.before = way.read(seconds)
+        block.before.trusted()
+        guard.before(block.before.reading)
+        yield block
+        block.after = way.read(seconds)
+        block.verdict = guard.after(block.after.reading)
+        if raising:
+            block.after.trusted()
+            if not block.verdict.consistent:
+                raise InconsistentScan(block.verdict)
+
+
+def guarded(
+    function: Callable[..., T],
+    /,
+    *args: Any,
+    repeat: int = 0,
+    enabler: str | None = None,
+    deadline: float | None = None,
+    channel: Channel | None = None,
+    **kwargs: Any,
+) -> Guarded[T]:
+    """Call ``function(*args, **kwargs)`` as a scan, and up to ``repeat`` times more while crossed.
+
+    Raises :class:`~guest_client.errors.InconsistentScan` when every run was crossed,
+    :class:`~guest_client.errors.Unverified` when a read brought no trusted answer. The function's
+    own exceptions pass. The four names above are ours; a function that has one of them as a keyword
+    goes through ``functools.partial``.
+    """
+    if repeat < 0:
+        raise ValueError(f"repeat is {repeat}; it can't be less than 0")
+    with _opened(enabler, deadline, channel) as (way, seconds):
+        attempts = 0
+        while True:
+            attempts += 1
+            with guarding(deadline=seconds, raising=False, channel=way) as block:
+                value = function(*args, **kwargs)
+            assert block.after is not None
+            assert block.verdict is not None
+            block.after.trusted()
+            if block.verdict.consistent:
+                return Guarded(value, block.verdict, attempts)
+            if attempts > repeat:
+                raise InconsistentScan(block.verdict)
+
+
+@contextmanager
+def _opened(
+    enabler: str | None, deadline: float | None, channel: Channel | None
+) -> Iterator[tuple[Channel, float]]:
+    """Give a channel and a deadline, as the arguments and the configuration have it."""
+    if channel is not None and deadline is not None:
+        yield channel, deadline
+        return
+    try:
+        settings = load(
+            {
+                "enabler": None if enabler is None else parse_endpoint(enabler),
+                "deadline": None if deadline is None else parse_seconds(deadline),
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+    if channel is not None:
+        yield channel, settings.deadline
+        return
+    with Channel(settings.enabler) as own:
+        yield own, settings.deadline

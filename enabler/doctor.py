@@ -185,7 +185,7 @@ def _sum(checks: Sequence[Check]) -> str:
     failed = sum(check.status is Status.FAIL for check in checks)
     warned = sum(check.status is Status.WARN for check in checks)
     if not failed and not warned:
-        return f"All {len(checks)} checks are ok."
+        return f"{len(checks)} of {len(checks)} checks are ok."
     parts = [
         f"{count} {what}" for count, what in ((failed, "failed"), (warned, "to look at")) if count
     ]

@@ -236,7 +236,9 @@ def check_runs(found: Libvirt, runs: Callable[[], Runs]) -> Check:
                 run.close()
     if unseen:
         return _no_processes(name, _listed([f"{vm} ({why})" for vm, why in unseen.items()]))
-    return Check.ok(name, f"all {len(found.vms)} seen" if found.vms else "no VM runs")
+    return Check.ok(
+        name, f"{len(found.vms)} of {len(found.vms)} seen" if found.vms else "no VM runs"
+    )
 
 
 def _no_processes(name: str, found: str) -> Check:
@@ -254,7 +256,7 @@ def check_bridge_members(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) 
         return Check.ok(name, "no VM runs")
     without = [vm.name for vm in vms if not any(_on(nic, bridge, ports) for nic in vm.nics)]
     if not without:
-        return Check.ok(name, f"all {len(vms)} running VMs have an interface on {bridge}")
+        return Check.ok(name, f"{len(vms)} of {len(vms)} running VMs have an interface on {bridge}")
     return Check.warn(
         name,
         f"not on {bridge}, so they can't ask: {_listed(without)}",
@@ -267,7 +269,9 @@ def check_generation_ids(vms: Sequence[Vm]) -> Check:
     name = "generation IDs"
     without = [vm.name for vm in vms if not vm.has_generation_id]
     if not without:
-        return Check.ok(name, f"all {len(vms)} running VMs have one" if vms else "no VM runs")
+        return Check.ok(
+            name, f"{len(vms)} of {len(vms)} running VMs have one" if vms else "no VM runs"
+        )
     return Check.warn(
         name,
         f"no <genid>, so a revert to a snapshot is not noticed: {_listed(without)}",

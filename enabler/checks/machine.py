@@ -148,8 +148,8 @@ def check_capacity(
         return Check.failed(name, error)
     return Check.ok(
         name,
-        f"{found.cpu_model or 'processor of unknown model'}, {found.sockets} sockets x "
-        f"{found.cores_per_socket} cores x {found.threads_per_core} threads, "
+        f"{found.cpu_model or 'processor of unknown model'}, {found.sockets} x "
+        f"{found.cores_per_socket} x {found.threads_per_core} (sockets x cores x threads), "
         f"{found.memory_bytes / 2**30:.1f} GiB",
     )
 

@@ -85,7 +85,7 @@ class TestWhole:
         found = {check.name: check.found for check in checks}
         assert found["machine identity"].startswith("ACME serial number SN77A31")
         assert found["component ID"].startswith("sha256:")
-        assert "2 sockets x 8 cores x 1 threads" in found["capacity"]
+        assert "2 x 8 x 1 (sockets x cores x threads)" in found["capacity"]
         assert exit_code(checks) == 0
 
     def test_looks_for_a_vm_without_an_interface_on_the_bridge(self, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ class TestShown:
             "",
             "Of 3 checks 1 failed and 1 to look at.",
         ]
-        assert render_text(self.CHECKS[:1]).endswith("All 1 checks are ok.")
+        assert render_text(self.CHECKS[:1]).endswith("1 of 1 checks are ok.")
 
     @given(st.text(st.sampled_from("abc "), min_size=1, max_size=400).filter(str.strip))
     def test_as_text_without_losing_a_word(self, found: str) -> None:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -66,6 +67,8 @@ class HostFacts:
     sysinfo_error: str | None
     capabilities: str
     nodeinfo: tuple[Any, ...]
+    cpuinfo: str | None
+    """The kernel's ``/proc/cpuinfo``."""
 
 
 class Listener(Protocol):
@@ -169,7 +172,12 @@ def _host_facts(connection: libvirt.virConnect) -> HostFacts:
     except libvirt.libvirtError as error:
         why = str(error)
     nodeinfo = tuple(connection.getInfo())
-    return HostFacts(connection.getType(), sysinfo, why, connection.getCapabilities(), nodeinfo)
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = None
+    capabilities = connection.getCapabilities()
+    return HostFacts(connection.getType(), sysinfo, why, capabilities, nodeinfo, cpuinfo)
 
 
 class Hypervisor:
@@ -192,6 +200,7 @@ class Hypervisor:
         self._runs = runs
         self._connection: libvirt.virConnect | None = None
         self._driver = ""
+        self._has_jobs = True
         self._broken = threading.Event()
         self._beat = threading.Event()
         self._look = threading.Event()
@@ -434,11 +443,15 @@ class Hypervisor:
         return None if number < 0 else self._runs.of_domain_id(number)
 
     def _job(self, domain: libvirt.virDomain) -> Job:
+        if not self._has_jobs:
+            return Job.NONE
         try:
             return migration_job(domain.jobStats())
         except libvirt.libvirtError as error:
-            # No driver but QEMU's has jobs; QEMU's refuses while it is itself between two.
-            log.debug("jobStats: %s", error)
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                self._has_jobs = False
+            else:  # QEMU's driver refuses while it is itself between two jobs
+                log.debug("jobStats: %s", error)
             return Job.NONE
 
     # Records -------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def machine_document(identified: Identified) -> MachineDocument:
 
 def capacity_document(host: HostFacts) -> CapacityDocument:
     """Return the host's capacity as the contract has it."""
-    found = capacity.parse_capacity(host.capabilities, host.nodeinfo, host.sysinfo)
+    found = capacity.measure(host.capabilities, host.nodeinfo, host.sysinfo, host.cpuinfo)
     return CapacityDocument(
         cpu_model=found.cpu_model,
         sockets=found.sockets,
@@ -85,11 +85,8 @@ class Service:
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
 
-    async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises `enabler.errors.EnablerError` if it can't begin."""
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, stop.set)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop``. Raises `enabler.errors.EnablerError` if it can't begin."""
         # What needs nobody's answer comes first: a wrong address is told at once.
         with contextlib.ExitStack() as stack:
             guests, admins = self._bind(stack)
@@ -290,11 +287,12 @@ def _remove(path: Path) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Run the service to its end. Raises `enabler.errors.EnablerError`."""
-    # The first answer to a signal is an orderly end; libvirt's threads are daemons and hold nobody
-    # up.
-    asyncio.run(_run(settings))
+    """Run the service until SIGINT or SIGTERM. Raises `enabler.errors.EnablerError`."""
+    asyncio.run(_until_signalled(settings))
 
 
-async def _run(settings: Settings) -> None:
-    await Service(settings).run()
+async def _until_signalled(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await Service(settings).run(stop)

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from enabler import capacity, listen
 from enabler.api import admin, guest
+from enabler.api.state import State
 from enabler.callers import ByAddress, Callers, KernelNeighbours
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
@@ -101,10 +102,8 @@ class Service:
                     _key(address): await neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
                 }
-                servers = [
-                    _server(guest.app(inventory, callers, interfaces)),
-                    _server(admin.app(inventory, self._host_document)),
-                ]
+                everything = State(inventory, callers, interfaces, self._host_document)
+                servers = [_server(guest.app(everything)), _server(admin.app(everything))]
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop
                 )

@@ -2,62 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors
-from enabler.api import identity, problems, service
+from enabler.api import identity, problems, service, state
 from enabler.documents import HostDocument, IdentityDocument, VmListDocument
-from enabler.inventory import Inventory
+
+router = APIRouter(tags=["admin"], generate_unique_id_function=problems.operation_id)
 
 
-def router(inventory: Inventory, host: Callable[[], HostDocument]) -> APIRouter:
-    """Return the routes. ``host`` describes the host as it is now."""
-    routes = APIRouter(tags=["admin"])
-
-    @routes.get("/v1/host", summary="This host")
-    async def get_host() -> HostDocument:
-        """Describe the host: identity, capacity, the state of libvirt."""
-        return host()
-
-    @routes.get(
-        "/v1/vms",
-        summary="The VMs of this host",
-        responses=problems.responses(errors.HypervisorError),
-    )
-    async def get_vms() -> VmListDocument:
-        """List every VM that is known here, those that arrive or leave included."""
-        if inventory.failure is not None:
-            raise inventory.failure
-        return VmListDocument(vms=inventory.summaries())
-
-    @routes.get(
-        "/v1/vms/{vm_uuid}/identity",
-        summary="A VM's identity",
-        response_model=IdentityDocument,
-        responses=identity.documented(
-            errors.VmNotFound,
-            errors.MalformedUuid,
-            errors.HypervisorError,
-            errors.VmArriving,
-            errors.VmLeaving,
-        ),
-    )
-    async def get_identity(request: Request, vm_uuid: str) -> Response:
-        """Show what the VM itself would be told."""
-        answer, observed_at = await inventory.identity(identity.canonical_uuid(vm_uuid))
-        return identity.respond(request, answer, observed_at)
-
-    return routes
+@router.get("/v1/host", summary="This host")
+async def get_host(request: Request) -> HostDocument:
+    """Describe the host: identity, capacity, the state of libvirt."""
+    return state.of(request).host()
 
 
-def app(inventory: Inventory, host: Callable[[], HostDocument]) -> FastAPI:
+@router.get(
+    "/v1/vms",
+    summary="The VMs of this host",
+    responses=problems.responses(errors.HypervisorError),
+)
+async def get_vms(request: Request) -> VmListDocument:
+    """List every VM that is known here, those that arrive or leave included."""
+    inventory = state.of(request).inventory
+    if inventory.failure is not None:
+        raise inventory.failure
+    return VmListDocument(vms=inventory.summaries())
+
+
+@router.get(
+    "/v1/vms/{vm_uuid}/identity",
+    summary="A VM's identity",
+    response_model=IdentityDocument,
+    responses=identity.documented(
+        errors.VmNotFound,
+        errors.MalformedUuid,
+        errors.HypervisorError,
+        errors.VmArriving,
+        errors.VmLeaving,
+    ),
+)
+async def get_identity(
+    request: Request, vm_uuid: identity.VmUuid, if_none_match: identity.IfNoneMatch = None
+) -> Response:
+    """Show what the VM itself would be told."""
+    inventory = state.of(request).inventory
+    answer, observed_at = await inventory.identity(identity.canonical_uuid(vm_uuid))
+    return identity.respond(answer, observed_at, if_none_match)
+
+
+def app(everything: state.State) -> FastAPI:
     """Return the admin listener's app."""
-    made = FastAPI(
-        title="vm-enabler, admin listener", openapi_url=None, docs_url=None, redoc_url=None
-    )
-    made.include_router(router(inventory, host))
-    made.include_router(service.router(inventory))
+    made = FastAPI(openapi_url=None)
+    state.keep(made, everything)
+    made.include_router(router)
+    made.include_router(service.router)
     problems.install(made)
     return made

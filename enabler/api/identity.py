@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Header, Path, Response
 
 from enabler.api.problems import responses
 from enabler.documents import IdentityDocument
@@ -14,6 +14,19 @@ from enabler.errors import EnablerError, MalformedUuid
 from enabler.inventory import Answer
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+VmUuid = Annotated[
+    str,
+    Path(
+        description="The VM's UUID, as libvirt has it.",
+        json_schema_extra={"format": "uuid"},
+        examples=["11111111-0000-4000-8000-000000000001"],
+    ),
+]
+
+IfNoneMatch = Annotated[
+    str | None, Header(description="The ETag of an earlier answer: 304 while its state holds.")
+]
 
 _ETAG = {
     "ETag": {
@@ -44,10 +57,10 @@ def canonical_uuid(text: str) -> str:
     return text.lower()
 
 
-def respond(request: Request, answer: Answer, observed_at: datetime) -> Response:
+def respond(answer: Answer, observed_at: datetime, if_none_match: str | None) -> Response:
     """Return 200 with the document, or 304 if the caller has this state already."""
     headers = {"ETag": answer.etag, "Cache-Control": "no-cache"}
-    if _matches(request.headers.get("if-none-match"), answer.etag):
+    if _matches(if_none_match, answer.etag):
         return Response(status_code=304, headers=headers)
     return Response(answer.body(observed_at), 200, headers, "application/json")
 

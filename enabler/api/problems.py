@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from enabler import errors
@@ -79,7 +80,12 @@ def responses(*kinds: type[errors.EnablerError]) -> dict[int | str, dict[str, An
     return found
 
 
-router = APIRouter(tags=["service"])
+def operation_id(route: APIRoute) -> str:
+    """Return the OpenAPI ``operationId`` of a route: its function's name."""
+    return route.name
+
+
+router = APIRouter(tags=["service"], generate_unique_id_function=operation_id)
 
 
 @router.get(

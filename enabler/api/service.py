@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from enabler.api.problems import responses
+from enabler.api import state
+from enabler.api.problems import operation_id, responses
 from enabler.documents import HealthDocument
 from enabler.errors import HypervisorError
-from enabler.inventory import Inventory
+
+router = APIRouter(tags=["service"], generate_unique_id_function=operation_id)
 
 
-def router(inventory: Inventory) -> APIRouter:
-    """Return the routes."""
-    routes = APIRouter(tags=["service"])
+@router.get("/healthz", summary="Alive")
+async def healthz() -> HealthDocument:
+    """Answer as long as the process does."""
+    return HealthDocument()
 
-    @routes.get("/healthz", summary="Alive")
-    async def healthz() -> HealthDocument:
-        """Answer as long as the process does."""
-        return HealthDocument()
 
-    @routes.get("/readyz", summary="Able to tell the truth", responses=responses(HypervisorError))
-    async def readyz() -> HealthDocument:
-        """Answer 200 if libvirt answers and every VM has been looked at; else 503, and why."""
-        await inventory.ready()
-        return HealthDocument()
-
-    return routes
+@router.get("/readyz", summary="Able to tell the truth", responses=responses(HypervisorError))
+async def readyz(request: Request) -> HealthDocument:
+    """Answer 200 if libvirt answers and every VM has been looked at; else 503, and why."""
+    await state.of(request).inventory.ready()
+    return HealthDocument()

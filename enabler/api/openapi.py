@@ -1,0 +1,58 @@
+"""The contract as one OpenAPI 3.1 document, made from the routes of both listeners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.openapi.utils import get_openapi
+
+from enabler.api import admin, guest, problems, service
+from enabler.documents import ProblemDocument
+
+_GUEST = {
+    "url": "http://169.254.77.1:8777",
+    "description": "Guest listener: the same address, with the same MAC, on every host. "
+    "A VM is known by its address and sees itself alone.",
+}
+_ADMIN = {
+    "url": "http://localhost",
+    "description": "Admin listener: the Unix socket /run/enabler/admin.sock, as in "
+    "`curl --unix-socket /run/enabler/admin.sock http://localhost/v1/vms`.",
+}
+_INFO = {
+    "description": "Tells each virtual machine on a hypervisor host which real machine it runs on. "
+    "Errors are problem details (RFC 9457). Readers must ignore members they do not know.",
+    "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    merged = _describe([], **_INFO)
+    merged["paths"] = {}
+    schemas = merged.setdefault("components", {}).setdefault("schemas", {})
+    for server, routers in (
+        (_GUEST, [guest.router, service.router, problems.router]),
+        (_ADMIN, [admin.router, service.router, problems.router]),
+    ):
+        part = _describe(routers)
+        for path, item in part["paths"].items():
+            # A path on both listeners is described once, as guests meet it.
+            known = merged["paths"].setdefault(path, {**item, "servers": []})
+            known["servers"].append(server)
+        schemas |= part["components"]["schemas"]
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return merged
+
+
+def _describe(routers: list[APIRouter], **info: Any) -> dict[str, Any]:
+    routes = [route for router in routers for route in router.routes]
+    described = get_openapi(title="vm-enabler", version="1", routes=routes, **info)
+    for item in described["paths"].values():
+        for operation in item.values():
+            # Every parameter is text; what is wrong with one is a 400 of ours.
+            operation["responses"].pop("422", None)
+    return described

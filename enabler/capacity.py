@@ -8,6 +8,11 @@ Where the numbers are from, best first:
 2. `virNodeInfo` (https://libvirt.org/html/libvirt-libvirt-host.html#virNodeInfo) and, there,
    ``<cpu><topology>``.
 
+Memory is what is installed, by SMBIOS' memory devices: that is what was bought, and it stands
+still. Where SMBIOS does not say, or says less than the kernel has (memory that was added on the
+fly), it is what the kernel has: less by what firmware and kernel keep for themselves, which a
+kernel update can change.
+
 What is counted where the machine is not even:
 
 - Offline CPUs have no socket and no core in the list and are not counted: the kernel tells nothing
@@ -20,6 +25,7 @@ What is counted where the machine is not even:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +40,9 @@ from enabler.platforms import entry
 
 _UNITS = {"b": 1, "bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+_SHIFTS = {"bytes": 0, "kB": 10, "KB": 10, "MB": 20, "GB": 30, "TB": 40}
+_MODULE = re.compile(rf"(?P<amount>[0-9]+) (?P<unit>{'|'.join(_SHIFTS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def measure(
     told = _told_topology(host, node_info)
     seen = _seen_topology(host.iterfind("topology/cells/cell/cpus/cpu"))
     topology = seen or told
-    memory = _memory(host) or _node_memory(node_info)
+    memory = _memory(host, node_info, sysinfo)
     if topology is None or memory is None:
         raise HypervisorError(
             "libvirt does not say how many processors and how much memory this host has; "
@@ -143,7 +152,33 @@ def _told_topology(host: Element, node_info: Sequence[Any] | None) -> _Topology 
     return _Topology(sockets, dies * cores, threads)
 
 
-def _memory(host: Element) -> int | None:
+def _memory(host: Element, node_info: Sequence[Any] | None, sysinfo: str | None) -> int | None:
+    """The machine's memory, bytes: see the head of this module."""
+    visible = _visible_memory(host) or _node_memory(node_info)
+    installed = _installed_memory(sysinfo)
+    return installed if installed and installed >= (visible or 0) else visible
+
+
+def _installed_memory(sysinfo: str | None) -> int:
+    """The sum of SMBIOS' memory devices (DSP0134 7.18), bytes; dmidecode prints them as "16 GB".
+
+    dmidecode's units are powers of 1024. Non-volatile modules are storage as much as memory, and are
+    not counted. A size that can't be read makes the sum useless: 0.
+    """
+    total = 0
+    for device in _sysinfo_blocks(sysinfo, "memory_device"):
+        size = canonical(entry(device, "size"))
+        kind = f"{entry(device, 'type')} {entry(device, 'type_detail')}".casefold()
+        if size is None or "non-volatile" in kind:
+            continue
+        match = _MODULE.fullmatch(size)
+        if match is None:
+            return 0
+        total += int(match["amount"]) << _SHIFTS[match["unit"]]
+    return total
+
+
+def _visible_memory(host: Element) -> int | None:
     """The memory of all NUMA cells, bytes."""
     total = 0
     for element in host.iterfind("topology/cells/cell/memory"):
@@ -175,13 +210,7 @@ def _smbios_model(sysinfo: str | None) -> str | None:
     On Power libvirt puts the silicon's revision there, and on s390x a constant; there is then no
     ``status`` beside it.
     """
-    if sysinfo is None:
-        return None
-    try:
-        root = safexml.parse(sysinfo)
-    except safexml.UnsafeXmlError:
-        return None
-    for processor in root.iterfind("processor"):
+    for processor in _sysinfo_blocks(sysinfo, "processor"):
         version = canonical(entry(processor, "version"))
         status = canonical(entry(processor, "status"))
         if not version or not status or status.startswith("Unpopulated"):
@@ -189,6 +218,14 @@ def _smbios_model(sysinfo: str | None) -> str | None:
         if default_fillers().reason("model", version) is None:
             return version
     return None
+
+
+def _sysinfo_blocks(sysinfo: str | None, tag: str) -> list[Element]:
+    """The blocks of this kind in libvirt's sysinfo; none when there is no sysinfo."""
+    try:
+        return [] if sysinfo is None else safexml.parse(sysinfo).findall(tag)
+    except safexml.UnsafeXmlError:
+        return []
 
 
 def _kernel_model(cpuinfo: str | None) -> str | None:

@@ -153,6 +153,47 @@ class TestMemory:
         assert measure(xml).memory_bytes == 1 << 20
 
 
+def modules(*sizes: str, kind: str = "DDR4") -> str:
+    return (
+        "<sysinfo type='smbios'>"
+        + "".join(
+            f"<memory_device><entry name='size'>{size}</entry><entry name='type'>{kind}</entry>"
+            "<entry name='type_detail'>Synchronous</entry></memory_device>"
+            for size in sizes
+        )
+        + "</sysinfo>"
+    )
+
+
+class TestInstalledMemory:
+    XML = capabilities(cell(cpu(0, 0, 0), 30))
+
+    @pytest.mark.parametrize(
+        ("sysinfo", "gib"),
+        [
+            (modules("16 GB", "16384 MB"), 32),
+            (modules("8 GB"), 30),
+            (modules("16 GB", "Unknown"), 30),
+            (modules("512 GB", kind="Logical non-volatile device"), 30),
+            (modules(), 30),
+            ("<broken", 30),
+            (
+                "<sysinfo><memory_device><entry name='locator'>A1</entry></memory_device></sysinfo>",
+                30,
+            ),
+        ],
+    )
+    def test_is_that_of_smbios_unless_it_says_less_than_the_kernel_has(
+        self, sysinfo: str, gib: int
+    ) -> None:
+        assert measure(self.XML, None, sysinfo).memory_bytes == gib * GIB
+
+    @given(st.integers(1, 32 << 20))
+    def test_stands_still_while_what_the_kernel_has_moves(self, kib: int) -> None:
+        xml = capabilities(f"<cell><memory>{kib}</memory><cpus>{cpu(0, 0, 0)}</cpus></cell>")
+        assert measure(xml, None, modules("32 GB")).memory_bytes == 32 * GIB
+
+
 class TestCpuModel:
     XML = capabilities(cell(cpu(0, 0, 0)), cpu="<model>EPYC-Milan</model>")
     SMBIOS = (

@@ -160,7 +160,7 @@ def _memory(host: Element, node_info: Sequence[Any] | None, sysinfo: str | None)
 
 
 def _installed_memory(sysinfo: str | None) -> int:
-    """The sum of SMBIOS' memory devices (DSP0134 7.18), bytes; dmidecode prints them as "16 GB".
+    """The sum of SMBIOS' memory devices (DSP0134 7.18), bytes; dmidecode prints "16 GB".
 
     dmidecode's units are powers of 1024. Non-volatile modules are storage as much as memory, and are
     not counted. A size that can't be read makes the sum useless: 0.

@@ -178,7 +178,7 @@ class TestInstalledMemory:
             (modules(), 30),
             ("<broken", 30),
             (
-                "<sysinfo><memory_device><entry name='locator'>A1</entry></memory_device></sysinfo>",
+                "<sysinfo><memory_device><entry name='type'>X</entry></memory_device></sysinfo>",
                 30,
             ),
         ],

@@ -162,8 +162,8 @@ def _memory(host: Element, node_info: Sequence[Any] | None, sysinfo: str | None)
 def _installed_memory(sysinfo: str | None) -> int:
     """The sum of SMBIOS' memory devices (DSP0134 7.18), bytes; dmidecode prints "16 GB".
 
-    dmidecode's units are powers of 1024. Non-volatile modules are storage as much as memory, and are
-    not counted. A size that can't be read makes the sum useless: 0.
+    dmidecode's units are powers of 1024. Non-volatile modules are storage as much as memory, and
+    are not counted. A size that can't be read makes the sum useless: 0.
     """
     total = 0
     for device in _sysinfo_blocks(sysinfo, "memory_device"):

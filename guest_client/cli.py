@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command line."""
     parser = _Parser(
         prog="guest-client",
-        description="Tells which real machine this VM runs on, and guards scans against its changing.",
+        description="Tells which real machine this VM runs on, and guards scans against a change.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -146,8 +146,8 @@ def translate(error: libvirt.libvirtError, uri: str) -> HypervisorError:
             f"{uri} is no hypervisor that libvirt knows here: {message}; for QEMU/KVM use qemu:///system"
         )
     return HypervisorError(
-        f"libvirt at {uri} can't be asked: {message}; is libvirtd (or virtqemud) running? "
-        "see 'systemctl status libvirtd'"
+        f"libvirt at {uri} can't be asked: {message}; see that libvirtd (or virtqemud) runs "
+        "('systemctl status libvirtd') and that the URI is right (for QEMU/KVM, qemu:///system)"
     )
 
 

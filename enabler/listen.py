@@ -64,8 +64,8 @@ def parse(text: str) -> Address:
     match = _HTTP.fullmatch(text)
     if match is None:
         raise ConfigurationError(
-            f"listen {text!r} is neither http://ADDRESS:PORT (for guests) nor unix:/PATH "
-            "(for the admin); the address is an IP address, an IPv6 one in brackets"
+            f"listen {text!r} is no address to listen on; write http://ADDRESS:PORT for guests (an "
+            "IP address, an IPv6 one in brackets) or unix:/PATH for the admin"
         )
     try:
         host = ip_address(match["six"] or match["four"])

@@ -1,0 +1,57 @@
+# Each target is a line or two; `make help` lists them. On a fresh Debian machine `make demo` and
+# `make test` do everything, set-up included.
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+# The lab makes network namespaces and runs libvirtd: that takes root.
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types test-unit test-lab storm lab-up lab-down openapi lock wheel clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Install what the tests and the lab need (Debian packages, .venv)
+	@tests/setup.sh
+
+demo: setup ## The main job, for real: a scan crossed by a live migration, discarded and repeated
+	@$(ROOT) $(PYTHON) -m tests.lab.demo
+
+test: setup lint types test-unit test-lab ## Everything: checks, unit and API tests, the lab, the storm
+
+lint: setup ## ruff: rules and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: setup ## mypy, strict
+	$(PYTHON) -m mypy
+
+test-unit: setup ## Unit and API tests
+	$(ROOT) $(PYTHON) -m pytest tests/unit tests/api
+
+test-lab: setup ## Real live migrations in the lab, and the storm
+	$(ROOT) $(PYTHON) -m pytest tests/lab
+
+storm: setup ## The migration storm alone
+	$(ROOT) $(PYTHON) -m pytest tests/lab -m storm -s
+
+lab-up: setup ## Bring up a lab to play with (see `.venv/bin/python -m tests.lab --help`)
+	$(ROOT) $(PYTHON) -m tests.lab up
+
+lab-down: setup ## Take the lab down
+	$(ROOT) $(PYTHON) -m tests.lab down
+
+openapi: setup ## Write openapi/openapi.yaml anew
+	$(PYTHON) -m openapi.export
+
+lock: setup ## Write requirements/*.txt anew (needs uv)
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements/guest.txt
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host pyproject.toml -o requirements/host.txt
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host --extra dev pyproject.toml -o requirements/dev.txt
+
+wheel: setup ## Build dist/*.whl
+	$(PYTHON) -m build --wheel
+
+clean: ## Remove what was built (the lab's cache too)
+	rm -rf .cache build dist

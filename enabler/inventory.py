@@ -102,7 +102,8 @@ class _Entry:
 class Inventory:
     """The VMs of one host.
 
-    ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`).
+    ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`); ``patience`` is
+    how many of them a request waits for libvirt.
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class Inventory:
         capacity: CapacityDocument,
         source: Source,
         clock: Callable[[], float],
+        patience: float = PATIENCE,
     ) -> None:
         self.component_id = component_id
         self.machine = machine
         self.capacity = capacity
         self._source = source
         self._clock = clock
+        self._patience = patience
         self._entries: dict[str, _Entry] = {}
         self._by_mac: dict[str, set[str]] = {}
         self._news = itertools.count()
@@ -389,7 +392,7 @@ class Inventory:
         while True:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._confirmations.append(waiter)
-            await self._patiently(waiter, PATIENCE - (self._clock() - began))
+            await self._patiently(waiter, self._patience - (self._clock() - began))
             if self._fresh():
                 return
 
@@ -409,7 +412,7 @@ class Inventory:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry.waiting.append(waiter)
         self._ask(vm_uuid, entry)
-        await self._patiently(waiter, PATIENCE)
+        await self._patiently(waiter, self._patience)
 
     async def _patiently(self, waiter: asyncio.Future[None], seconds: float) -> None:
         try:
@@ -417,7 +420,7 @@ class Inventory:
                 await waiter
         except TimeoutError:
             raise HypervisorError(
-                f"libvirt did not answer within {PATIENCE:g} s; is libvirtd hung?"
+                f"libvirt did not answer within {self._patience:g} s; is libvirtd hung?"
             ) from None
         if self._failure is not None:
             raise self._failure

@@ -1,0 +1,267 @@
+"""The inventory: when an answer is given at once, when libvirt is asked first, when there is none.
+
+The hypervisor here is a script at the inventory's own seam (`Source`): the test says what libvirt
+answers and when, which no real one lets it do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from enabler.documents import CapacityDocument, MachineDocument
+from enabler.errors import HypervisorError, VmArriving, VmLeaving, VmNotFound
+from enabler.events import (
+    ArrivedBy,
+    Changed,
+    Job,
+    Kind,
+    Lifecycle,
+    Presence,
+    Seen,
+    Stay,
+    Unseen,
+    VmFacts,
+)
+from enabler.inventory import MAX_AGE, Inventory
+from enabler.runs import Run, StatusFile
+
+UUID = "11111111-0000-4000-8000-000000000001"
+MAC = "52:54:00:00:00:01"
+T0 = datetime(2026, 11, 23, tzinfo=UTC)
+FACTS = VmFacts(UUID, "db01", None, 2, 2**30, frozenset({MAC}))
+MACHINE = MachineDocument(manufacturer="A", type=None, model=None, serial_number="S", uuid=None)
+CAPACITY = CapacityDocument(
+    cpu_model=None, sockets=1, cores_per_socket=1, threads_per_core=1, memory_bytes=2**30
+)
+
+
+class Libvirt:
+    """What libvirt would say, at once, unless it is ``hung``."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.hung = False
+        self.domains: dict[str, Seen] = {}
+        self.asked: list[str] = []
+        self.records: list[Stay] = []
+        self.run: Run | None = None
+        self.status: StatusFile | None = None
+        self.inventory = Inventory("sha256:" + "a" * 64, MACHINE, CAPACITY, self, self.clock, 0.05)
+
+    def clock(self) -> float:
+        return self.now
+
+    def here(self, **changes: object) -> None:
+        seen = Seen(FACTS, Presence.HERE, Job.NONE, "run-1", ArrivedBy.START, T0, 0)
+        self.domains[UUID] = replace(seen, **changes)  # type: ignore[arg-type]  # Seen's fields
+
+    def ask(self, vm_uuid: str, news: int) -> None:
+        self.asked.append(vm_uuid)
+        if not self.hung:
+            asyncio.get_running_loop().call_soon(self._answer, vm_uuid, news)
+
+    def _answer(self, vm_uuid: str, news: int) -> None:
+        found = self.domains.get(vm_uuid)
+        if found is None:
+            self.inventory.observation(Unseen(vm_uuid, T0, news))
+        else:
+            self.inventory.observation(replace(found, news=news), self.run, self.status)
+
+    def confirm(self) -> None:
+        if not self.hung:
+            asyncio.get_running_loop().call_soon(self.inventory.confirmed, T0, self.now)
+
+    def look(self) -> None:
+        if not self.hung:
+            self.inventory.listed(self.domains)
+            self.confirm()
+
+    def record(self, vm_uuid: str, stay: Stay) -> None:
+        self.records.append(stay)
+
+    async def connect(self) -> None:
+        self.inventory.connected(self.domains)
+        await self.residency()
+
+    async def residency(self) -> str:
+        answer, _ = await self.inventory.identity(UUID)
+        return answer.etag
+
+    def event(self, kind: Kind) -> None:
+        self.inventory.event(Lifecycle(UUID, kind, T0))
+
+
+def run(scenario: Callable[[Libvirt], Awaitable[None]], libvirt: Libvirt | None = None) -> None:
+    async def play() -> None:
+        made = libvirt or Libvirt()
+        if not made.domains:
+            made.here()
+        await made.connect()
+        await scenario(made)
+
+    asyncio.run(play())
+
+
+def test_a_known_vm_costs_no_question() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        await libvirt.residency()
+        libvirt.asked.clear()
+        libvirt.hung = True
+        await libvirt.residency()
+        assert libvirt.asked == []
+
+    run(scenario)
+
+
+def test_an_old_confirmation_is_renewed_before_the_answer() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        libvirt.now += MAX_AGE + 1
+        await libvirt.residency()
+        await libvirt.inventory.ready()
+
+    run(scenario)
+
+
+def test_a_hung_libvirt_is_no_answer() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        libvirt.now += MAX_AGE + 1
+        libvirt.hung = True
+        with pytest.raises(HypervisorError, match="hung"):
+            await libvirt.residency()
+        with pytest.raises(HypervisorError):
+            await libvirt.inventory.ready()
+
+    run(scenario)
+
+
+def test_a_broken_connection_is_no_answer_until_every_vm_is_seen_again() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        before = await libvirt.residency()
+        libvirt.inventory.disconnected(HypervisorError("broken"))
+        with pytest.raises(HypervisorError, match="broken"):
+            await libvirt.residency()
+        libvirt.inventory.connected(libvirt.domains)
+        assert await libvirt.residency() == before
+
+    run(scenario)
+
+
+def test_a_vm_that_came_back_while_we_were_deaf_is_another_stay() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        before = await libvirt.residency()
+        libvirt.inventory.disconnected(HypervisorError("broken"))
+        libvirt.here(run="run-2")
+        libvirt.inventory.connected(libvirt.domains)
+        assert await libvirt.residency() != before
+
+    run(scenario)
+
+
+def test_a_dead_process_is_asked_about_before_any_event_comes() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+        libvirt.run = Run("run-1", None, os.pidfd_open(process.pid))
+        libvirt.inventory.event(Changed(UUID))
+        before = await libvirt.residency()
+        process.terminate()
+        await process.wait()
+        libvirt.here(run="run-2")
+        libvirt.run = None
+        assert await libvirt.residency() != before
+
+    run(scenario)
+
+
+def test_a_changed_status_file_is_asked_about_before_the_answer(tmp_path: Path) -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        file = tmp_path / "db01.xml"
+        file.write_text("1")
+        libvirt.status = StatusFile(file)
+        libvirt.inventory.event(Changed(UUID))
+        before = await libvirt.residency()
+        libvirt.here(facts=replace(FACTS, vcpus=4))
+        assert await libvirt.residency() == before
+        file.unlink()
+        file.write_text("2")
+        libvirt.status = StatusFile(file)
+        assert await libvirt.residency() != before
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("kind", "presence", "job", "error"),
+    [
+        (Kind.SUSPENDED_MIGRATED, Presence.IN_TRANSIT, Job.OUTGOING, VmLeaving),
+        (Kind.STARTED_INCOMING, Presence.IN_TRANSIT, Job.INCOMING, VmArriving),
+    ],
+)
+def test_in_transit_is_not_here(
+    kind: Kind, presence: Presence, job: Job, error: type[Exception]
+) -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        libvirt.event(Kind.STOPPED if error is VmArriving else kind)
+        libvirt.here(presence=presence, job=job, run="run-2" if error is VmArriving else "run-1")
+        libvirt.event(kind)
+        with pytest.raises(error):
+            await libvirt.residency()
+
+    run(scenario)
+
+
+def test_an_event_before_the_answer_makes_the_answer_be_asked_for_again() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        libvirt.inventory.event(Changed(UUID))  # its question is on the way …
+        libvirt.event(Kind.STOPPED)  # … when this comes
+        del libvirt.domains[UUID]
+        with pytest.raises(VmNotFound):
+            await libvirt.residency()
+
+    run(scenario)
+
+
+def test_two_domains_with_one_mac_are_both_told() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        other = "22222222-0000-4000-8000-000000000002"
+        libvirt.domains[other] = replace(
+            libvirt.domains[UUID], facts=replace(FACTS, uuid=other), run="run-9"
+        )
+        await libvirt.inventory.look_for_new()
+        assert libvirt.inventory.vms_of_mac(MAC) == {UUID, other}
+
+    run(scenario)
+
+
+def test_strangers_make_libvirt_be_asked_once_a_second_at_most() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        await libvirt.inventory.look_for_new()
+        libvirt.hung = True  # a second look would hang
+        await libvirt.inventory.look_for_new()
+
+    run(scenario)
+
+
+def test_a_new_stay_is_recorded_once() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        await libvirt.residency()
+        libvirt.inventory.event(Changed(UUID))
+        await libvirt.residency()
+        assert len(libvirt.records) == 1
+
+    run(scenario)
+
+
+def test_a_capacity_that_changed_is_another_state() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        before = await libvirt.residency()
+        libvirt.inventory.set_capacity(CAPACITY.model_copy(update={"memory_bytes": 2**31}))
+        assert await libvirt.residency() != before
+
+    run(scenario)

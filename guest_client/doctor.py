@@ -172,7 +172,9 @@ def _way_to(endpoint: Endpoint) -> Finding:
         return Finding(
             check, Status.FAILED, f"no way to {endpoint}: {error.strerror}", _mend_route(endpoint)
         )
-    device = _ipv4_device(str(address[0])) if family == socket.AF_INET else endpoint.interface
+    device = endpoint.interface
+    if family == socket.AF_INET and ours != address[0]:  # to our own address there is no route
+        device = _ipv4_device(str(address[0]))
     through = f" through {device}" if device else ""
     found = f"{endpoint} is reached{through} from our address {ours}"
     if endpoint.host.startswith("169.254.") and not ours.startswith("169.254."):

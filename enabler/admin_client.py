@@ -7,16 +7,10 @@ from typing import Any
 
 import httpx
 
-from enabler.errors import ConfigurationError, EnablerError
+from enabler.errors import ConfigurationError, ServiceUnavailable
 from enabler.listen import Address, UnixAddress
 
 _TIMEOUT = 5.0
-
-
-class ServiceUnavailable(EnablerError):
-    """The running service can't be asked, or says that it can't answer."""
-
-    exit_code = 69  # EX_UNAVAILABLE
 
 
 def vms(addresses: Sequence[Address]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     ├── ConfigurationError      exit 78   a setting is wrong, or missing
     ├── IdentityError           exit 78   this machine has no identity that can be trusted
     ├── ListenError             exit 69   an address or a socket path can't be listened on
+    ├── ServiceUnavailable      exit 69   the running service can't be asked by a command
     ├── HypervisorError         exit 69   libvirt can't be asked            503
     hypervisor-unavailable │   └── HypervisorDenied    exit 77   libvirt refuses us └── Refusal
     a request that gets no identity
@@ -46,6 +47,12 @@ class IdentityError(EnablerError):
 
 class ListenError(EnablerError):
     """An address or socket path can't be listened on."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class ServiceUnavailable(EnablerError):
+    """The running service can't be asked over its admin socket, or says that it can't answer."""
 
     exit_code = 69  # EX_UNAVAILABLE
 

@@ -102,8 +102,8 @@ class _Entry:
 class Inventory:
     """The VMs of one host.
 
-    ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`); ``patience`` is
-    how many of them a request waits for libvirt.
+    ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`); ``patience``
+    is how many of them a request waits for libvirt.
     """
 
     def __init__(

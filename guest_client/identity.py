@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
 from guest_client.errors import IdentityInvalid
@@ -122,7 +123,7 @@ class Identity:
 def parse_identity(raw: bytes) -> Identity:
     """Check a document and freeze it; raises :class:`IdentityInvalid` naming what is wrong."""
     try:
-        document = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        document = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise IdentityInvalid("", f"is not JSON ({reason})") from error
@@ -167,6 +168,14 @@ def parse_identity(raw: bytes) -> Identity:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    """Refuse 1e999: Python makes an infinity of it, which no report could write as JSON again."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 class _Reader:

@@ -20,6 +20,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection's requests as its server says; tests' answers write through it."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body in one packet, as a real server sends them
     server: _Server
 
     def do_GET(self) -> None:

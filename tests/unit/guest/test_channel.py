@@ -314,6 +314,7 @@ def _drip(until: threading.Event) -> Answer:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         while not until.wait(0.02):
             handler.wfile.write(b"x")
+            handler.wfile.flush()
 
     return drip
 
@@ -325,6 +326,7 @@ def _drip_body(until: threading.Event) -> Answer:
         )
         while not until.wait(0.02):
             handler.wfile.write(b" ")
+            handler.wfile.flush()
 
     return drip
 

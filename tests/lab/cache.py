@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -63,7 +62,7 @@ def artefact(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         build(scratch)
-        os.rename(scratch, place)
+        scratch.rename(place)
     for old in CACHE.glob(f"{name}-????????????????*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)

@@ -1,13 +1,13 @@
 """What can go wrong in the lab.
 
-    LabError                 everything below; its message says what is wrong and what to do
-    ├── LabBusy              another process holds the lab of this machine
-    ├── CommandFailed        a program of the host ended badly
-    ├── GuestUnreachable     the guest agent answers on no host in time
-    │   └── JobLost          the guest knows the command no more (it was rebooted)
-    ├── GuestCommandFailed   a command in the guest ended badly (run(check=True))
-    ├── GuestTimeout         a command in the guest did not end in time
-    └── MigrationFailed      libvirt did not bring a migration to its end
+LabError                 everything below; its message says what is wrong and what to do
+├── LabBusy              another process holds the lab of this machine
+├── CommandFailed        a program of the host ended badly
+├── GuestUnreachable     the guest agent answers on no host in time
+│   └── JobLost          the guest knows the command no more (it was rebooted)
+├── GuestCommandFailed   a command in the guest ended badly (run(check=True))
+├── GuestTimeout         a command in the guest did not end in time
+└── MigrationFailed      libvirt did not bring a migration to its end
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ PACKAGES = (
     "iproute2",
     "kmod",
     "lshw",
+    "mount",
     "procps",
     "python3",
     "qemu-guest-agent",
@@ -43,6 +44,12 @@ MODULES = (
 
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _DISK_MIB = 512
+_ARCHIVE_SETTINGS = (
+    "Acquire::http::Proxy",
+    "Acquire::https::Proxy",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+)
 _GUEST_FILES = Path(__file__).parent / "guestfs"
 
 # The kernel's package comes from the same archive as the userland. It is unpacked, never
@@ -86,11 +93,14 @@ def _debian(progress: Progress) -> Path:
 
     def build(place: Path) -> None:
         root = place / "root"
-        drop = [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED]
+        options = [
+            f"--include={','.join(PACKAGES)}",
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED),
+            *_apt_options_of_this_machine(),
+            f"--customize-hook={_FETCH_KERNEL}",
+        ]
         execute(
-            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", *drop]
-            + [*_apt_options_of_this_machine(), f"--customize-hook={_FETCH_KERNEL}"]
-            + [SUITE, str(root)],
+            ["mmdebstrap", "--quiet", "--variant=apt", *options, SUITE, root],
             inherit_env=True,  # proxy settings
         )
         _unpack_kernel(root / "var" / "tmp" / "kernel.deb", place)
@@ -103,9 +113,9 @@ def _debian(progress: Progress) -> Path:
 
 def _apt_options_of_this_machine() -> list[str]:
     """Settings of this machine's apt that decide whether its archive can be used at all."""
-    wanted = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Valid-Until")
-    wanted += ("Acquire::Check-Date",)
-    settings = execute(["apt-config", "dump", *wanted, "--format", "%F %v%n"]).splitlines()
+    settings = execute(
+        ["apt-config", "dump", *_ARCHIVE_SETTINGS, "--format", "%F %v%n"]
+    ).splitlines()
     pairs = (line.split(" ", 1) for line in settings if " " in line)
     return [f'--aptopt={name} "{value}";' for name, value in pairs if value]
 

@@ -117,11 +117,13 @@ def _dependencies(progress: Progress) -> Path:
     """The guest's locked dependencies, as pure Python wheels for the guest's Python."""
 
     def build(place: Path) -> None:
-        for_the_guest = ["--only-binary", ":all:", "--platform", "any", "--implementation", "py"]
-        locked = ["--require-hashes", "--no-deps", "-r", str(_LOCKED)]
+        options = [
+            *("--only-binary", ":all:", "--platform", "any", "--implementation", "py"),
+            *("--abi", "none", "--python-version", GUEST_PYTHON),
+            *("--require-hashes", "--no-deps", "--requirement", str(_LOCKED)),
+        ]
         execute(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--abi", "none"]
-            + ["--python-version", GUEST_PYTHON, *for_the_guest, *locked, "--dest", str(place)],
+            [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", place],
             inherit_env=True,  # the user's package index and proxy settings
         )
 

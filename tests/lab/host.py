@@ -30,11 +30,15 @@ from tests.lab.commands import ENVIRONMENT
 from tests.lab.errors import LabError
 from tests.lab.events import Event, parse_events, recorder_command, recording_count
 from tests.lab.processes import Service, wait_until
-from tests.lab.smbios import MACHINES, Machine, dump
+from tests.lab.smbios import Machine, dump
 from tests.lab.state import ROOT
 
 ENABLER = Path(sys.executable).with_name("enabler")
-LISTEN = (f"http://{network.BRIDGE_ADDRESS}:8777", "unix:/run/enabler/admin.sock")
+LISTEN = (
+    f"http://{network.BRIDGE_ADDRESS}:8777",
+    f"http://[{network.BRIDGE_ADDRESS_V6}%25{network.BRIDGE}]:8777",
+    "unix:/run/enabler/admin.sock",
+)
 
 _HERE = Path(__file__).parent
 _LIBVIRTD_CONF = """\
@@ -83,9 +87,9 @@ class Host:
         return f"<{self.name}>"
 
     @staticmethod
-    def numbered(index: int) -> Host:
-        """The host with this number: host-a, host-b, …, each a machine of its own."""
-        return Host(f"host-{chr(ord('a') + index)}", index, machine=MACHINES[index])
+    def numbered(index: int, machine: Machine | None) -> Host:
+        """The host with this number: host-a, host-b, …."""
+        return Host(f"host-{chr(ord('a') + index)}", index, machine=machine)
 
     # -- up -----------------------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class Host:
     def _write_files(self, everyone: Sequence[Host]) -> None:
         root = self.directory
         for name in ("etc-libvirt", "var-lib-libvirt", "var-log-libvirt", "var-cache-libvirt"):
-            (root / name).mkdir(parents=True)
+            (root / name).mkdir(parents=True, exist_ok=True)
         for name in ("enabler", "lab-guests", "vm-enabler-lab", "lock"):
             (root / "run" / name).mkdir(parents=True)
         host_uuid = self.machine.uuid if self.machine else str(uuid.uuid4())
@@ -136,6 +140,11 @@ class Host:
             raise LabError(f"{self.name} is not up: `python -m tests.lab up`")
         return ["nsenter", "-t", str(holder.pid), "-n", "-m", "-u", "--wd=/", "--", *argv]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a login shell of this host's admin would have; `enabler` is on the path."""
+        return {**ENVIRONMENT, "PATH": f"{ENABLER.parent}:{ENVIRONMENT['PATH']}"}
+
     def run(
         self, *argv: str, check: bool = True, timeout: float = 60, **env: str
     ) -> subprocess.CompletedProcess[str]:
@@ -147,7 +156,7 @@ class Host:
             text=True,
             timeout=timeout,
             check=False,
-            env={**ENVIRONMENT, "PATH": f"{ENABLER.parent}:{ENVIRONMENT['PATH']}", **env},
+            env={**self.environment, **env},
         )
         if check and done.returncode != 0:
             raise LabError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guest_client import config
+from guest_client.agent.arguments import add_agent_commands
 from guest_client.console import say
 from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
@@ -70,6 +71,8 @@ def _dispatch(arguments: list[str], stdout_missing: bool) -> int:
     if options.command_name == "scan":
         options.command = command
         options.stdout_missing = stdout_missing
+    elif getattr(options, "takes_command", False):
+        options.command = command
     elif command is not None:
         raise UsageError(f"`guest-client {options.command_name}` takes no command after --")
     run: Callable[[argparse.Namespace], int] = options.run
@@ -100,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_identity(commands)
     _add_scan(commands)
     _add_doctor(commands)
+    add_agent_commands(commands, _add_command, _settings)
     return parser
 
 

@@ -16,6 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guest_client.agent.settings import (
+    DEFAULT_WATCH_INTERVAL,
+    Destination,
+    Program,
+    parse_destinations,
+    parse_file,
+    parse_programs,
+)
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import ConfigurationError
 
@@ -118,6 +126,32 @@ KEYS: tuple[Key, ...] = (
         "none",
         "The program that --notify-if-migrated runs, with its arguments",
     ),
+    Key(
+        "agent_id_file",
+        parse_file,
+        "STATE_DIR/agent-id",
+        "The file whose first line is the agent ID",
+    ),
+    Key(
+        "watch_interval",
+        parse_seconds,
+        f"{DEFAULT_WATCH_INTERVAL:g}",
+        "Seconds between two looks of `agent run --watch` at the enabler",
+    ),
+    Key(
+        "program",
+        parse_programs,
+        "the built-in one, which regenerates the agent ID",
+        "The programs that the agent registers: tables with name, command, on, timeout, tries,"
+        " user; in the environment one NAME=COMMAND",
+    ),
+    Key(
+        "destination",
+        parse_destinations,
+        "none",
+        "Where the agent sends events: tables with url, ca_file, secret_file; in the environment"
+        " URLs with spaces between",
+    ),
 )
 
 
@@ -129,6 +163,10 @@ class Settings:
     deadline: float = DEFAULT_DEADLINE
     state_dir: Path = DEFAULT_STATE_DIR
     notify_program: tuple[str, ...] | None = None
+    agent_id_file: Path | None = None
+    watch_interval: float = DEFAULT_WATCH_INTERVAL
+    program: tuple[Program, ...] | None = None
+    destination: tuple[Destination, ...] = ()
     file: Path | None = None
     """The configuration file that was read; ``None`` if there is none."""
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,10 @@
     ├── OutputError              exit 73   an output can't be created
     │   └── OutputWriteError     exit 74   an output was begun and can't be finished
     ├── StateError               exit 74   the client's own records can't be read or written
+    │   ├── StateNotMade         exit 73   they can't be made: a folder that may not be written
+    │   └── StateFromLater       exit 78   they were written by a later guest client
+    ├── AgentRunning             exit 73   another agent has the state
+    ├── AgentNotRunning          exit 69   there is no agent to speak to
     └── ScannerError             exit 126  the scanner is there and can't be run
         └── ScannerNotFound      exit 127  there is no such scanner
 
@@ -119,6 +123,30 @@ class StateError(GuestClientError):
     """The client's own records (triggers, the agent's state) can't be read or written."""
 
     exit_code = 74  # EX_IOERR
+
+
+class StateNotMade(StateError):
+    """The client's records can't be made: the folder may not be written, say."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
+class StateFromLater(StateError):
+    """The records were written by a later version, which this one can't read."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class AgentRunning(GuestClientError):
+    """Another agent has the state; there is one for each."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
+class AgentNotRunning(GuestClientError):
+    """There is no agent to speak to, or it does not answer."""
+
+    exit_code = 69  # EX_UNAVAILABLE
 
 
 class ScannerError(GuestClientError):

@@ -2,9 +2,10 @@
 
 Pure. The names are those that a scan's notify program gets (``triggers.py``), so that one program
 serves both: ``TRIGGER_KEY``, ``_REASON``, ``_DETECTED_AT``, ``_VM_UUID``, ``_VM_NAME``, and with
-``OLD`` and ``NEW``: ``_COMPONENT_ID``, ``_MANUFACTURER``, ``_TYPE``, ``_MODEL``, ``_SERIAL_NUMBER``,
-``_UUID``, ``_RESIDENCY_ID``, ``_GENERATION_ID``. The agent adds ``TRIGGER_PHASE``, ``_SENTENCE``,
-``_SOURCE``, ``_PROGRAM``, ``_TRY`` and ``_RUN``. What is not known is an empty string.
+``OLD`` and ``NEW``: ``_COMPONENT_ID``, ``_MANUFACTURER``, ``_TYPE``, ``_MODEL``,
+``_SERIAL_NUMBER``, ``_UUID``, ``_RESIDENCY_ID``, ``_GENERATION_ID``. The agent adds
+``TRIGGER_PHASE``, ``_SENTENCE``, ``_SOURCE``, ``_PROGRAM``, ``_TRY`` and ``_RUN``. What is not
+known is an empty string.
 
 They don't begin with ``GUEST_CLIENT_``, as those are settings, and an unknown setting is refused.
 """

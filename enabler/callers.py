@@ -11,6 +11,7 @@ The caller learns little of a refusal, the log all of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Sequence
@@ -27,6 +28,12 @@ from enabler.errors import CallerUnknown
 from enabler.inventory import Inventory
 
 log = logging.getLogger(__name__)
+
+_DISCARD = 9
+"""The port of RFC 863: nobody listens, nobody minds."""
+
+_CALL_WITHIN, _CALL_LOOKS = 1.0, 50
+"""Seconds that a neighbour has to answer a call, and looks in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +153,30 @@ class KernelNeighbours:
         return None
 
     async def mac_of(self, address: str, interface_index: int | None) -> str | None:
-        """Return the MAC address behind an IP address, as `Neighbours.mac_of` says."""
-        family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+        """Return the MAC address behind an IP address, as `Neighbours.mac_of` says.
+
+        The kernel forgets a neighbour that left, and need not meet it again for a request on a
+        connection of old (a VM that went and came back). So one that is not there is called first.
+        """
+        if ip_address(address).is_loopback:
+            return None
+        mac = await self._known_mac(address, interface_index)
+        if mac is None and interface_index is not None:
+            _call(address, interface_index)
+            for _ in range(_CALL_LOOKS):
+                await asyncio.sleep(_CALL_WITHIN / _CALL_LOOKS)
+                mac = await self._known_mac(address, interface_index)
+                if mac is not None:
+                    break
+        return mac
+
+    async def _known_mac(self, address: str, interface_index: int | None) -> str | None:
         if interface_index is None:
             found = [entry async for entry in await self._netlink.get_neighbours(dst=address)]
         else:
             try:
                 found = await self._netlink.neigh(
-                    "get", dst=address, ifindex=interface_index, family=family
+                    "get", dst=address, ifindex=interface_index, family=_family(address)
                 )
             except NetlinkError as error:
                 log.debug("neighbour %s: %s", address, error)
@@ -165,3 +188,20 @@ class KernelNeighbours:
         }
         macs.discard(None)
         return str(macs.pop()).lower() if len(macs) == 1 else None
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+
+
+def _call(address: str, interface_index: int) -> None:
+    """Make the kernel look for a neighbour (ARP, NDP): an empty datagram to its discard port."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as caller:
+        name = socket.if_indextoname(interface_index)
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+        caller.setblocking(False)
+        scope = (0, interface_index) if caller.family == socket.AF_INET6 else ()
+        try:
+            caller.sendto(b"", (address, _DISCARD, *scope))
+        except OSError as error:
+            log.debug("calling %s on %s: %s", address, name, error)

@@ -142,3 +142,32 @@ def test_an_address_of_no_vm_is_refused(network: Network) -> None:
     # The VM is known by its MAC again, on whatever address.
     network.as_other_mac(MAC)
     assert network.curl("/v1/identity")[0] == 200
+
+
+_TWO_REQUESTS_ON_ONE_CONNECTION = """
+import socket, subprocess, sys
+from http.client import HTTPConnection
+host, zone, forget = sys.argv[1], sys.argv[2], sys.argv[3:]
+connection = HTTPConnection("enabler")
+scope = (0, socket.if_nametoindex(zone)) if zone else ()
+connection.sock = socket.socket(socket.AF_INET6 if zone else socket.AF_INET)
+connection.sock.connect((host, 8777, *scope))
+for number in range(2):
+    connection.request("GET", "/v1/identity")
+    answer = connection.getresponse()
+    answer.read()
+    print(answer.status)
+    subprocess.run(forget, check=True)
+"""
+
+
+def test_a_neighbour_that_the_kernel_forgot_is_called(network: Network) -> None:
+    """A VM that went and came back asks on the connection it had: no ARP has been seen since."""
+    zone = "eth0" if "fe80" in network.url else ""
+    peer = "fe80::77:1" if zone else HOST
+    forget = ["ip", "-n", network.host, "neigh", "flush", "all"]
+    script = [sys.executable, "-c", _TWO_REQUESTS_ON_ONE_CONNECTION, peer, zone, *forget]
+    done = subprocess.run(
+        ["ip", "netns", "exec", network.guest, *script], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["200", "200"], done.stderr

@@ -25,22 +25,6 @@ SHORT = ("--deadline", "6")
 """For reads that are to find no trusted answer."""
 
 
-@pytest.fixture
-def guest(lab: Lab) -> Guest:
-    lab.settle()
-    return lab.guests[0]
-
-
-@pytest.fixture
-def a(lab: Lab) -> Host:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-def b(lab: Lab) -> Host:
-    return lab.hosts[1]
-
-
 def begun(guest: Guest, *options: str) -> GatedScan:
     gated = GatedScan(guest, *options)
     gated.wait_begun()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.lab.errors import LabError
 from tests.lab.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,11 +60,25 @@ def artefact(
         return place
     with progress.step(doing):
         scratch = CACHE / f"{name}-{digest}{_BUILDING}"
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch)
         scratch.mkdir(parents=True)
         build(scratch)
         scratch.rename(place)
     for old in CACHE.glob(f"{name}-????????????????*"):
         if old != place:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_tree(old)
     return place
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, if it is there; never what is mounted somewhere beneath it.
+
+    Raises:
+        LabError: something is mounted there.
+    """
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    beneath = [mount for mount in mounts if Path(mount).is_relative_to(path.resolve())]
+    if beneath:
+        raise LabError(f"unmount {', '.join(beneath)} first: {path} is to be removed")
+    if path.exists():
+        shutil.rmtree(path)

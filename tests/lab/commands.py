@@ -17,6 +17,14 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 
 
+#: Put before a command that mounts or runs long: it then ends, with all its children and
+#: mounts, when the thread that started it does, even by SIGKILL.
+CONTAINED = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+)
+
+
 def execute(
     argv: Sequence[str | os.PathLike[str]],
     *,

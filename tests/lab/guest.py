@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import libvirt
@@ -99,7 +100,7 @@ class Guest(GuestShell):
         self.index = index
         self.hosts = tuple(hosts)
         self.uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"vm-enabler-lab:{name}"))
-        self.genid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"vm-enabler-lab:{name}:genid"))
+        self._first_genid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"vm-enabler-lab:{name}:genid"))
         self.mac = f"52:54:00:77:01:{index + 1:02x}"
         self.address = f"169.254.10.{index + 1}"
         self.address_v6 = f"fe80::5054:ff:fe77:1{index + 1:02x}"
@@ -140,6 +141,13 @@ class Guest(GuestShell):
         assert found is not None
         return found
 
+    @property
+    def genid(self) -> str:
+        """Its VM generation ID now. libvirt gives it a new one whenever it is restored."""
+        found = ElementTree.fromstring(self.domain.XMLDesc()).findtext("genid")
+        assert found is not None
+        return found
+
     def runs_on(self, host: Host) -> bool:
         """Whether its processor runs on that host now."""
         state, _ = self._state_on(host)
@@ -173,7 +181,7 @@ class Guest(GuestShell):
         texts = {
             "name": self.name,
             "uuid": self.uuid,
-            "genid": self.genid,
+            "genid": self._first_genid,
             "kernel": images.kernel,
             "initramfs": images.initramfs,
             "root_disk": images.root_disk,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.cache import artefact, cache_lock, digest_of
-from tests.lab.commands import execute
+from tests.lab.commands import CONTAINED, execute
 from tests.lab.errors import LabError
 from tests.lab.progress import Progress
 from tests.lab.wheels import guest_disk, make_ext4
@@ -100,7 +100,7 @@ def _debian(progress: Progress) -> Path:
             f"--customize-hook={_FETCH_KERNEL}",
         ]
         execute(
-            ["mmdebstrap", "--quiet", "--variant=apt", *options, SUITE, root],
+            [*CONTAINED, "mmdebstrap", "--quiet", "--variant=apt", *options, SUITE, root],
             inherit_env=True,  # proxy settings
         )
         _unpack_kernel(root / "var" / "tmp" / "kernel.deb", place)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,9 +21,8 @@ from tests.lab.host import ENABLER, Host
 from tests.lab.images import Images, build_images
 from tests.lab.migration import Migration
 from tests.lab.progress import Progress
-from tests.lab.smbios import MACHINES
+from tests.lab.smbios import MACHINES, Machine
 
-MAX_HOSTS = len(MACHINES)
 MAX_GUESTS = 16
 
 # What libvirtd learns about QEMU takes seconds; it is kept between labs. libvirt itself finds out
@@ -45,6 +43,8 @@ class Lab:
         hosts: how many hosts (host-a, host-b, …).
         guests: how many guests (vm1, vm2, …); all start on host-a.
         enabler: whether each host runs `enabler serve`.
+        machines: what the hosts are, one each; None is a host without SMBIOS. As a rule
+            host-a and host-b are the same model, and host-c is another.
         progress: where to report the long steps.
     """
 
@@ -54,13 +54,14 @@ class Lab:
         guests: int = 1,
         *,
         enabler: bool = True,
+        machines: Sequence[Machine | None] = MACHINES,
         progress: Progress | None = None,
     ) -> None:
-        if not 1 <= hosts <= MAX_HOSTS:
-            raise LabError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
+        if not 1 <= hosts <= len(machines):
+            raise LabError(f"a lab has 1 to {len(machines)} hosts, not {hosts}")
         if not 0 <= guests <= MAX_GUESTS:
             raise LabError(f"a lab has 0 to {MAX_GUESTS} guests, not {guests}")
-        self.hosts: list[Host] = [Host.numbered(index) for index in range(hosts)]
+        self.hosts: list[Host] = [Host.numbered(n, machines[n]) for n in range(hosts)]
         self.guests: list[Guest] = [Guest.numbered(index, self.hosts) for index in range(guests)]
         self.with_enabler = enabler
         self.progress = progress or Progress()
@@ -108,6 +109,10 @@ class Lab:
         self._lock.acquire("lab up")
         try:
             self._clear_the_place()
+        except LabError:
+            self._lock.release()  # what is there is not ours to take down
+            raise
+        try:
             self._bring_up(stay=stay)
         except BaseException:
             self.down()
@@ -142,18 +147,21 @@ class Lab:
             made_netns_mount=not network.namespace_directory_is_mounted(),
         )
         record.save()
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(1) as pool:
             images = pool.submit(build_images, self.progress) if self.guests else None
             network.make_switch([host.name for host in self.hosts])
-            _all(pool.map(self._up_host, self.hosts))
+            for host in self.hosts:
+                self._up_host(host)
             if images is not None:
                 self._images = images.result()
-                for guest in self.guests:
-                    guest.define(self.hosts[0], self._images)
-                    guest.start(self.hosts[0])
-            if self.with_enabler:
-                _all(pool.map(self._up_enabler, self.hosts))
-            _all(pool.map(self._wait_for_guest, self.guests))
+        for guest in self.guests:
+            assert self._images is not None
+            guest.define(self.hosts[0], self._images)
+            guest.start(self.hosts[0])
+        if self.with_enabler:
+            self._up_enablers()
+        for guest in self.guests:
+            self._wait_for_guest(guest)
         if stay:
             record.stays = True
             record.save()
@@ -168,9 +176,12 @@ class Lab:
         named = f"{machine.product}, serial {machine.serial}" if machine else "no SMBIOS"
         self.progress.say(f"{host.name} is up ({named})")
 
-    def _up_enabler(self, host: Host) -> None:
-        host.enabler.start()
-        self.progress.say(f"{host.name}: its enabler is ready")
+    def _up_enablers(self) -> None:
+        for host in self.hosts:
+            host.enabler.start(wait=False)
+        for host in self.hosts:
+            host.enabler.wait_ready()
+            self.progress.say(f"{host.name}: its enabler is ready")
 
     def _wait_for_guest(self, guest: Guest) -> None:
         try:
@@ -267,6 +278,25 @@ class Lab:
             guest.wait_ready()
 
 
+def take_down(*, force: bool = False) -> bool:
+    """Take down the lab of this machine, or what is left of one; True when there was one.
+
+    Raises:
+        LabBusy: a process uses the lab; with `force` it is taken down under that process.
+    """
+    state.require_root()
+    lock = state.LabLock()
+    if not force:
+        lock.acquire("lab down")
+    try:
+        if state.recorded() is not None:
+            Lab.attach().down()
+            return True
+        return state.clean_up()
+    finally:
+        lock.release()
+
+
 def _abort_job(host: Host, guest: Guest) -> None:
     domain = host.domain(guest.name)
     if domain is None:
@@ -297,8 +327,3 @@ def _named(name: str, those: dict[str, _Thing]) -> _Thing:
     if name not in those:
         raise LabError(f"there is no {name} in this lab: it has {', '.join(sorted(those))}")
     return those[name]
-
-
-def _all(results: Iterable[None]) -> None:
-    """Wait for all results of a pool; the first error among them is raised."""
-    deque(results, maxlen=0)

@@ -29,12 +29,12 @@ from tests.lab.processes import wait_until
 SLOW = 1
 FULL = 10_000
 # A guest that was switched over waits up to 0.1 s for each page it needs and has not got. So, to be
-# held there and still be usable, it takes most of its memory along before the switch-over …
+# held there and still be usable, it takes its memory along before the switch-over, this fast …
 _FIRST_PASS = 40
-_LEFT_BEHIND = 20 << 20  # bytes
-# … and what then still arrives is memory that it has no need of: this many MiB, this slowly.
-_BALLAST = 64
+# … and what then still arrives is memory that it has no need of: 64 MiB, this slowly. It is written
+# again and again until then, or there would be nothing left to send and the migration would end.
 _POSTCOPY = 4
+_BALLAST = "while :; do yes ballast | head -c 64M > /run/lab/ballast; done"
 
 
 class Migration:
@@ -111,12 +111,6 @@ class Migration:
         """Wait until memory is being copied (the guest still runs on the source)."""
         return self._wait_for(lambda: self._job("memory_processed") > 0, seconds)
 
-    def slow_down(self) -> Self:
-        """Let most of the memory go over, then hold the migration in progress."""
-        self._wait_for(lambda: 0 < self._job("memory_remaining") < _LEFT_BEHIND, 60)
-        self._control.migrateSetMaxSpeed(SLOW)
-        return self
-
     def wait_switched(self, seconds: float = 60) -> Self:
         """Wait until the guest runs on the target; the source may still know it."""
         return self._wait_for(lambda: self.switched, seconds, ended_is_fine=True)
@@ -158,12 +152,15 @@ class Migration:
     def switch_to_postcopy(self, seconds: float = 60, *, hold: bool = True) -> Self:
         """Run the guest on the target now; the rest of its memory follows.
 
-        With `hold` it takes some 15 seconds until it is there, unless `finish` is called. The
-        guest's first command on its new host takes some seconds then.
+        With `hold` that takes some 15 seconds, unless `finish` is called. The guest's first
+        command on its new host then takes some seconds.
         """
         if hold:
-            fill = f"yes ballast | head -c {_BALLAST}M > /run/lab/ballast"
-            self.guest.helper(["sh", "-c", fill])
+            writer = self.guest.spawn(["sh", "-c", _BALLAST])
+            self._control.migrateSetMaxSpeed(_FIRST_PASS)
+            self._wait_for(lambda: self._job("memory_iteration") > 1, seconds)
+            self._control.migrateSetMaxSpeed(SLOW)
+            writer.kill(group=True)
         self._control.migrateStartPostCopy(0)
         return self.wait_switched(seconds)
 
@@ -220,10 +217,7 @@ def migrate(guest: Guest, to: Host, *, postcopy: bool = False, seconds: float = 
 def start_slow(guest: Guest, to: Host, *, postcopy: bool = False) -> Migration:
     """Start a migration and return while it is in progress, before its switch-over.
 
-    It stays in progress for over a minute (with `postcopy`, for some ten seconds, unless
-    `switch_to_postcopy` is called). As a context manager it is aborted at the end of the
-    block, unless it has ended by then.
+    It stays in progress for over a minute. As a context manager it is aborted at the end of
+    the block, unless it has ended by then. `postcopy` allows `switch_to_postcopy`.
     """
-    if postcopy:
-        return Migration(guest, to, speed=_FIRST_PASS, postcopy=True).slow_down()
-    return Migration(guest, to, speed=SLOW).wait_in_progress()
+    return Migration(guest, to, speed=SLOW, postcopy=postcopy).wait_in_progress()

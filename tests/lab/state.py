@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.lab import network
-from tests.lab.cache import CACHE
+from tests.lab.cache import CACHE, remove_tree
 from tests.lab.errors import LabBusy, LabError
 from tests.lab.processes import Process
 
@@ -58,7 +58,7 @@ def recorded() -> LabRecord | None:
     """What is written down, if anything."""
     try:
         return LabRecord(**json.loads((ROOT / "lab.json").read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, TypeError):  # TypeError: another version of the lab wrote it
         return None
 
 
@@ -125,7 +125,7 @@ def clean_up() -> bool:
     network.remove_namespaces(unmount_directory=ours)
     if ROOT.exists():
         _keep_logs()
-        shutil.rmtree(ROOT)
+        remove_tree(ROOT)
     return found
 
 

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 from tests.lab.cache import REPOSITORY, artefact, digest_of, files_below
-from tests.lab.commands import execute
+from tests.lab.commands import CONTAINED, execute
 from tests.lab.errors import LabError
 from tests.lab.progress import Progress
 
@@ -106,11 +106,10 @@ def _install(userland: Path, stage: Path, wheels: Path) -> None:
         raise LabError(
             f"{sys.executable} has no pip: make the virtual environment with `python3 -m venv`"
         )
-    in_own_mounts = ["unshare", "--mount", "--", "sh", "-c"]
     pip_package = Path(pip.origin).parent
     (userland / "mnt" / "pip" / "pip").mkdir(parents=True, exist_ok=True)
-    execute([*in_own_mounts, _INSTALL, "install", userland, stage, wheels, pip_package])
-    execute([*in_own_mounts, _COMPILE, "compile", userland, stage])
+    execute([*CONTAINED, "sh", "-c", _INSTALL, "install", userland, stage, wheels, pip_package])
+    execute([*CONTAINED, "sh", "-c", _COMPILE, "compile", userland, stage])
 
 
 def _dependencies(progress: Progress) -> Path:

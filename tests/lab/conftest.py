@@ -1,0 +1,51 @@
+"""One lab for the whole test session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.guest import Guest
+from tests.lab.host import Host
+from tests.lab.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Two hosts and a guest, up for all tests of the session."""
+    with Lab(hosts=2, guests=1) as lab:
+        yield lab
+
+
+@pytest.fixture
+def settled(lab: Lab) -> Lab:
+    """The lab as it was at first: everything runs, the guest is on host-a."""
+    lab.settle()
+    return lab
+
+
+@pytest.fixture
+def guest(settled: Lab) -> Guest:
+    """The guest, ready and on host-a."""
+    return settled.guests[0]
+
+
+@pytest.fixture
+def a(settled: Lab) -> Host:
+    """The host that the guest is on at the test's start."""
+    return settled.hosts[0]
+
+
+@pytest.fixture
+def b(settled: Lab) -> Host:
+    """The other host."""
+    return settled.hosts[1]
+
+
+@pytest.fixture
+def no_lab(lab: Lab) -> Iterator[None]:
+    """The session's lab is down during the test, and up again after it."""
+    lab.down()
+    yield
+    lab.up()

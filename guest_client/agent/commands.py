@@ -54,6 +54,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         watch=options.watch,
         once=options.once,
     )
+    if settings.program is None:
+        agent_id.show(orders.agent_id_file)  # so that there is an old one when it is regenerated
     with (
         AgentLock(settings.state_dir, rfc3339(utc_now())),
         State(settings.state_dir) as state,
@@ -98,7 +100,7 @@ def register(options: argparse.Namespace, settings: Settings) -> int:
         user=options.user,
     )
     with State(settings.state_dir) as state:
-        replaced = state.register(program)
+        replaced = state.registry.register(program)
     _wake(settings.state_dir)
     how = "registered anew" if replaced else "registered"
     say(f"{program.name} is {how} for: {', '.join(program.phases)}")
@@ -108,8 +110,8 @@ def register(options: argparse.Namespace, settings: Settings) -> int:
 def deregister(options: argparse.Namespace, settings: Settings) -> int:
     """Deregister a program, and call off what it was still to be run for."""
     with _existing(settings.state_dir) as state:
-        found = state.deregister(options.name)
-        names = ", ".join(r.program.name for r in state.registrations())
+        found = state.registry.deregister(options.name)
+        names = ", ".join(r.program.name for r in state.registry.all())
     if found is None:
         raise UsageError(f"no {options.name} is registered; registered are: {names or 'none'}")
     registration, cancelled = found
@@ -125,7 +127,7 @@ def deregister(options: argparse.Namespace, settings: Settings) -> int:
 def list_programs(options: argparse.Namespace, settings: Settings) -> int:
     """Print the registered programs."""
     with _existing(settings.state_dir) as state:
-        registrations = state.registrations()
+        registrations = state.registry.all()
     if options.json:
         _print_json([views.registration(r) for r in registrations])
     else:
@@ -210,13 +212,13 @@ def outbox(options: argparse.Namespace, settings: Settings) -> int:
     """Print what waits to be delivered, or do something about it."""
     with _existing(settings.state_dir) as state:
         if options.discard is not None:
-            if not (queues := state.discard(options.discard)):
+            if not (queues := state.post.discard(options.discard)):
                 raise UsageError(f"no event {options.discard} waits; `agent outbox` lists them")
             say(f"event {options.discard} is discarded, for {queues} destinations")
         if options.retry:
-            say(f"{state.retry_deliveries()} deliveries are due now")
-        waiting = state.outbox()
-        roads = state.roads()
+            say(f"{state.post.retry()} deliveries are due now")
+        waiting = state.post.events()
+        roads = state.post.roads()
     if options.discard is not None or options.retry:
         _wake(settings.state_dir)
         return 0

@@ -52,8 +52,8 @@ class Courier:
         ``at_once`` heeds no earlier wish to wait.
         """
         url = self._sender.url
-        while (delivery := self._state.next_delivery(url)) is not None:
-            road = self._state.road(url)
+        while (delivery := self._state.post.next(url)) is not None:
+            road = self._state.post.road(url)
             if road.gone:
                 return None
             if not at_once and wait_left(road.not_before, self._clock(), LONGEST_RETRY_AFTER) > 0:
@@ -61,7 +61,7 @@ class Courier:
             answer = await self._sender.send(delivery)
             if not answer.arrived:
                 return self._failed(delivery, road, answer)
-            self._state.delivered(delivery)
+            self._state.post.delivered(delivery)
             if road.failures:
                 self._say(f"{url} takes events again")
         return None
@@ -69,7 +69,7 @@ class Courier:
     def _failed(self, delivery: Delivery, road: Road, answer: Answer) -> float | None:
         failures = road.failures + 1
         until = resend_at(failures, answer.retry_after, self._clock(), self._jitter())
-        self._state.undelivered(
+        self._state.post.failed(
             delivery, Road(road.url, road.waiting, failures, until, answer.gone, answer.problem)
         )
         if answer.gone:

@@ -94,6 +94,6 @@ class Lookout:
         """Say that the enabler doesn't answer, and that it does again: once each."""
         before = None if self._latest is None else self._latest.error
         if read.error is not None and (before is None or before.reason != read.error.reason):
-            self._say(f"{read.error}; the watch goes on")
+            self._say(f"{read.error}; it will be asked again")
         elif read.error is None and before is not None:
             self._say("the enabler answers again")

@@ -161,7 +161,7 @@ class Agent:
         if not self._stop.is_set():
             for courier in self._couriers:
                 await courier.carry(at_once=True)
-        return LEFT_OVER if any(road.waiting for road in self._state.roads()) else 0
+        return LEFT_OVER if any(road.waiting for road in self._state.post.roads()) else 0
 
     async def _happens(self, event: asyncio.Event, limit: float | None = None) -> None:
         """Wait until something happens, or the time is up, or we are told to stop."""
@@ -174,18 +174,18 @@ class Agent:
 
     def _make_known(self) -> None:
         last = (TARGET_PROGRAM,) if is_booted() else ()
-        for name in self._state.begin(self._orders.programs, last):
+        for name in self._state.registry.begin(self._orders.programs, last):
             self._say(f"{name} is what a person has registered, not what the configuration says")
         self._state.forget_old()
         known = [
-            f"{r.program.name} ({', '.join(r.program.phases)})" for r in self._state.registrations()
+            f"{r.program.name} ({', '.join(r.program.phases)})" for r in self._state.registry.all()
         ]
         self._say(f"the registered programs: {'; '.join(known) or 'none'}")
 
     def _deregister(self) -> None:
         # When it is the state that failed, that is the error to tell; the next agent begins anew.
         with suppress(StateError):
-            self._state.end()
+            self._state.registry.end()
 
     def _watch_folder(self, stack: AsyncExitStack) -> bool:
         """Be woken when a scan leaves a trigger; false if the kernel doesn't tell."""

@@ -166,6 +166,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """An event as it is sent: its ID, and the bytes of the whole."""
+
+    id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One event on its way to one destination."""
 

@@ -7,170 +7,42 @@ The agent and the commands use it at once, each on a connection of its own. All 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from guest_client.agent import rows, schema
+from guest_client.agent import rows
+from guest_client.agent.database import Database, Execute
 from guest_client.agent.model import (
-    Delivery,
+    Event,
     Job,
     JobState,
     Known,
     NewTrigger,
-    Owner,
-    Registration,
     Result,
-    Road,
     Run,
     Trigger,
 )
+from guest_client.agent.post import Post
+from guest_client.agent.registry import Registry
 from guest_client.agent.settings import Program
 from guest_client.agent.steps import Unfinished
-from guest_client.times import WallClock, rfc3339, utc_now
+from guest_client.times import WallClock, utc_now
 
 KEPT_TRIGGERS = 1000
 """How many finished triggers are kept for `agent history`; the known ones are not run again."""
 
 
-class State:
-    """The agent's state under ``state_dir``; see ``schema.py`` for the tables."""
+class State(Database):
+    """Triggers, jobs and runs; and the registered programs and the post as parts of their own."""
 
     def __init__(self, state_dir: Path, *, now: WallClock = utc_now) -> None:
-        self.path = state_dir / schema.FILE
-        self._now = now
-        self._connection = schema.open_database(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._connection.close()
-
-    def check(self) -> None:
-        """Read the whole file; raises :class:`StateError` if it is damaged."""
-        schema.check(self._connection, self.path)
-
-    @contextmanager
-    def _transaction(self, label: str) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """Do what is inside as one change, or not at all."""
-        with schema.as_state_error(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection.execute
-                self._commit(label)
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
-    def _commit(self, label: str) -> None:
-        """Make a change last. ``label`` names it: each is a step at which a process can die."""
-        self._connection.execute("COMMIT")
-
-    def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with schema.as_state_error(self.path):
-            return self._connection.execute(query, values).fetchall()
-
-    # Registrations
-
-    def registrations(self) -> list[Registration]:
-        """Give the registered programs, in the order in which they are run."""
-        found = self._read("SELECT * FROM registrations ORDER BY position")
-        return [rows.registration(row) for row in found]
-
-    def begin(self, programs: Sequence[Program], last: Sequence[Program] = ()) -> list[str]:
-        """Make known the programs of an agent that starts.
-
-        They come first, in their order; ``last`` ones come after all others. One whose name a
-        person has registered is left out: gives the names of those.
-        """
-        with self._transaction("make the programs known") as execute:
-            execute("DELETE FROM registrations WHERE owner = 'run'")
-            persons = {name for (name,) in execute("SELECT name FROM registrations")}
-            displaced = [p.name for p in (*programs, *last) if p.name in persons]
-            first, end = self._bounds(execute)
-            own = [program for program in programs if program.name not in persons]
-            for offset, program in enumerate(own):
-                self._insert(execute, program, Owner.RUN, first - len(own) + offset)
-            for offset, program in enumerate(p for p in last if p.name not in persons):
-                self._insert(execute, program, Owner.RUN, max(end, _LAST) + offset + 1)
-        return displaced
-
-    def end(self) -> None:
-        """Deregister what :meth:`begin` registered. Jobs that are planned stay."""
-        with self._transaction("deregister the programs") as execute:
-            execute("DELETE FROM registrations WHERE owner = 'run'")
-
-    def register(self, program: Program) -> bool:
-        """Register a person's program; true if it took the place of another of that name."""
-        with self._transaction("register") as execute:
-            found = execute(
-                "SELECT position FROM registrations WHERE name = ?", (program.name,)
-            ).fetchone()
-            position = self._bounds(execute, below=_LAST)[1] + 1
-            if found is not None:
-                position = found["position"]
-                execute("DELETE FROM registrations WHERE name = ?", (program.name,))
-            self._insert(execute, program, Owner.PERSON, position)
-        return found is not None
-
-    def deregister(self, name: str) -> tuple[Registration, int] | None:
-        """Deregister a program and cancel its jobs; gives it and their number, if it was there."""
-        with self._transaction("deregister") as execute:
-            row = execute("SELECT * FROM registrations WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                return None
-            execute("DELETE FROM registrations WHERE name = ?", (name,))
-            cancelled = execute(
-                "UPDATE jobs SET state = 'cancelled' WHERE name = ? AND state = 'due'", (name,)
-            ).rowcount
-            # One that runs is let run, but is not tried again.
-            execute(
-                "UPDATE jobs SET tries_allowed = tries WHERE name = ? AND state = 'running'",
-                (name,),
-            )
-        return rows.registration(row), cancelled
-
-    @staticmethod
-    def _bounds(execute: Callable[..., sqlite3.Cursor], below: int = 1 << 62) -> tuple[int, int]:
-        row = execute(
-            "SELECT coalesce(min(position), 1), coalesce(max(position), 0) FROM registrations"
-            " WHERE position < ?",
-            (below,),
-        ).fetchone()
-        return int(row[0]), int(row[1])
-
-    def _insert(
-        self, execute: Callable[..., sqlite3.Cursor], program: Program, owner: Owner, position: int
-    ) -> None:
-        execute(
-            "INSERT INTO registrations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                position,
-                program.name,
-                json.dumps(program.command),
-                json.dumps(program.phases),
-                program.timeout,
-                program.tries,
-                program.user,
-                owner,
-                self._stamp(),
-            ),
-        )
-
-    # Triggers
+        super().__init__(state_dir, now=now)
+        self.registry = Registry(self)
+        self.post = Post(self)
 
     def known(self) -> Known | None:
         """Give the identity that was last seen."""
-        found = self._read("SELECT * FROM known")
+        found = self.read("SELECT * FROM known")
         return rows.known(found[0]) if found else None
 
     def record(self, trigger: NewTrigger, known: Known | None = None) -> bool:
@@ -178,7 +50,7 @@ class State:
 
         False if one with its key is there already; then nothing is changed.
         """
-        with self._transaction("record a trigger") as execute:
+        with self.transaction("record a trigger") as execute:
             new = self._record(execute, trigger)
             if new and known is not None:
                 self._know(execute, known)
@@ -189,16 +61,16 @@ class State:
 
         Unfinished triggers of another VM are closed: a clone does not speak for its original.
         """
-        with self._transaction("note the identity") as execute:
+        with self.transaction("note the identity") as execute:
             self._know(execute, known)
             execute(
                 "UPDATE triggers SET state = 'superseded', completed_at = ?"
                 " WHERE state IN ('recorded', 'planned') AND vm_uuid <> ?",
-                (self._stamp(), known.identity.vm.uuid),
+                (self.stamp(), known.identity.vm.uuid),
             )
             return [trigger for trigger in news if self._record(execute, trigger)]
 
-    def _know(self, execute: Callable[..., sqlite3.Cursor], known: Known) -> None:
+    def _know(self, execute: Execute, known: Known) -> None:
         identity = known.identity
         execute(
             "INSERT OR REPLACE INTO known VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -210,17 +82,18 @@ class State:
                 identity.residency.id,
                 known.migrating,
                 known.attempts,
-                self._stamp(),
+                self.stamp(),
             ),
         )
 
-    def _record(self, execute: Callable[..., sqlite3.Cursor], trigger: NewTrigger) -> bool:
+    def _record(self, execute: Execute, trigger: NewTrigger) -> bool:
         vm = (trigger.after or {}).get("vm", {})
         return bool(
             execute(
-                "INSERT OR IGNORE INTO triggers (key, state, phase, reason, changes, sentence,"
+                "INSERT INTO triggers (key, state, phase, reason, changes, sentence,"
                 " source, detected_at, recorded_at, before, after, vm_uuid)"
-                " VALUES (?, 'recorded', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " VALUES (?, 'recorded', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (key) DO NOTHING",
                 (
                     trigger.key,
                     trigger.phase,
@@ -229,7 +102,7 @@ class State:
                     trigger.sentence,
                     trigger.source,
                     trigger.detected_at,
-                    self._stamp(),
+                    self.stamp(),
                     None if trigger.before is None else json.dumps(trigger.before),
                     None if trigger.after is None else json.dumps(trigger.after),
                     vm.get("uuid"),
@@ -237,17 +110,13 @@ class State:
             ).rowcount
         )
 
-    def has(self, key: str) -> bool:
-        """Whether a trigger with that key is there."""
-        return bool(self._read("SELECT 1 FROM triggers WHERE key = ?", key))
-
     def trigger(self, seq: int) -> Trigger:
         """Give one trigger."""
-        return rows.trigger(self._read("SELECT * FROM triggers WHERE seq = ?", seq)[0])
+        return rows.trigger(self.read("SELECT * FROM triggers WHERE seq = ?", seq)[0])
 
     def latest(self, limit: int) -> list[Trigger]:
         """Give the latest triggers, the oldest of them first."""
-        found = self._read("SELECT * FROM triggers ORDER BY seq DESC LIMIT ?", limit)
+        found = self.read("SELECT * FROM triggers ORDER BY seq DESC LIMIT ?", limit)
         return [rows.trigger(row) for row in reversed(found)]
 
     def unfinished(self) -> list[Unfinished]:
@@ -255,7 +124,7 @@ class State:
 
         A superseded trigger is still in it while a run of it is not ended.
         """
-        triggers = self._read(
+        triggers = self.read(
             "SELECT * FROM triggers WHERE state IN ('recorded', 'planned')"
             " OR seq IN (SELECT trigger FROM jobs WHERE state = 'running') ORDER BY seq"
         )
@@ -264,16 +133,14 @@ class State:
             for t in triggers
         ]
 
-    # Jobs and runs
-
     def plan(self, seq: int, old_agent_id: str | None) -> list[str]:
         """Settle which programs are run for a trigger: those registered now; gives their names."""
-        with self._transaction("plan") as execute:
+        with self.transaction("plan") as execute:
             phase = execute("SELECT phase FROM triggers WHERE seq = ?", (seq,)).fetchone()["phase"]
             execute(
                 "UPDATE triggers SET state = 'planned', planned_at = ?, old_agent_id = ?"
                 " WHERE seq = ?",
-                (self._stamp(), old_agent_id, seq),
+                (self.stamp(), old_agent_id, seq),
             )
             registered = execute("SELECT * FROM registrations ORDER BY position").fetchall()
             called = [row for row in registered if phase in json.loads(row["phases"])]
@@ -294,19 +161,19 @@ class State:
 
     def jobs(self, seq: int) -> list[Job]:
         """Give a trigger's jobs, in the order in which they are begun."""
-        found = self._read("SELECT * FROM jobs WHERE trigger = ? ORDER BY position, name", seq)
+        found = self.read("SELECT * FROM jobs WHERE trigger = ? ORDER BY position, name", seq)
         return [rows.job(row) for row in found]
 
     def program(self, job: Job) -> Program:
         """Give what a job runs, as it was registered when the job was planned."""
-        found = self._read(
+        found = self.read(
             "SELECT * FROM jobs WHERE trigger = ? AND name = ?", job.trigger, job.name
         )
         return rows.program_of_job(found[0])
 
     def begin_run(self, job: Job, run_id: str) -> Job | None:
         """Write down that a run begins; gives the job as it is then, ``None`` if it is not due."""
-        with self._transaction("begin a run") as execute:
+        with self.transaction("begin a run") as execute:
             where = (job.trigger, job.name)
             if not execute(
                 "UPDATE jobs SET state = 'running', tries = tries + 1"
@@ -318,7 +185,7 @@ class State:
             begun = rows.job(row)
             execute(
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL, 'running', NULL, NULL, NULL, '')",
-                (run_id, job.trigger, job.name, begun.tries, self._stamp()),
+                (run_id, job.trigger, job.name, begun.tries, self.stamp()),
             )
         return begun
 
@@ -326,7 +193,7 @@ class State:
         self, job: Job, result: Result, settle: Callable[[Job], tuple[JobState, float]]
     ) -> JobState:
         """Write down how the latest run of a job ended, and what ``settle`` makes of the job."""
-        with self._transaction("end a run") as execute:
+        with self.transaction("end a run") as execute:
             row = execute(
                 "SELECT * FROM jobs WHERE trigger = ? AND name = ?", (job.trigger, job.name)
             ).fetchone()
@@ -339,7 +206,7 @@ class State:
                 "UPDATE runs SET ended_at = ?, outcome = ?, exit_code = ?, signal = ?, problem = ?,"
                 " output = ? WHERE trigger = ? AND name = ? AND number = ?",
                 (
-                    self._stamp(),
+                    self.stamp(),
                     result.outcome,
                     result.exit_code,
                     result.signal,
@@ -354,109 +221,37 @@ class State:
 
     def runs(self, seq: int) -> list[Run]:
         """Give all runs for a trigger, in order of their beginning."""
-        found = self._read("SELECT * FROM runs WHERE trigger = ? ORDER BY rowid", seq)
+        found = self.read("SELECT * FROM runs WHERE trigger = ? ORDER BY rowid", seq)
         return [rows.run(row) for row in found]
 
     def running(self) -> list[Run]:
         """Give the runs that are on disk as running."""
-        return [rows.run(row) for row in self._read("SELECT * FROM runs WHERE outcome = 'running'")]
-
-    # Completion and the outbox
+        return [rows.run(row) for row in self.read("SELECT * FROM runs WHERE outcome = 'running'")]
 
     def complete(
         self,
         seq: int,
         new_agent_id: str | None,
         completed_at: str,
-        event: Mapping[str, Any] | None = None,
-        body: bytes = b"",
+        event: Event | None = None,
         urls: Sequence[str] = (),
     ) -> None:
         """Close a trigger and put its event into the outbox for each URL, in one."""
-        with self._transaction("complete") as execute:
+        with self.transaction("complete") as execute:
             execute(
                 "UPDATE triggers SET state = 'done', new_agent_id = ?, completed_at = ?,"
                 " event_id = ? WHERE seq = ?",
-                (new_agent_id, completed_at, event["id"] if event else None, seq),
+                (new_agent_id, completed_at, event.id if event else None, seq),
             )
-            for url in urls if event else ():
-                execute(
-                    "INSERT OR IGNORE INTO outbox (event_id, url, trigger, body, state, tries,"
-                    " created_at) VALUES (?, ?, ?, ?, 'waiting', 0, ?)",
-                    ((event or {})["id"], url, seq, body, completed_at),
-                )
-
-    def next_delivery(self, url: str) -> Delivery | None:
-        """Give the oldest undelivered event for a URL."""
-        found = self._read(
-            "SELECT * FROM outbox WHERE url = ? AND state = 'waiting' ORDER BY seq LIMIT 1", url
-        )
-        return rows.delivery(found[0]) if found else None
-
-    def delivered(self, delivery: Delivery) -> None:
-        """Write down that an event has arrived."""
-        with self._transaction("delivered") as execute:
-            execute(
-                "UPDATE outbox SET state = 'delivered', tries = tries + 1, ended_at = ?"
-                " WHERE seq = ?",
-                (self._stamp(), delivery.seq),
-            )
-            execute("DELETE FROM roads WHERE url = ?", (delivery.url,))
-
-    def undelivered(self, delivery: Delivery, road: Road) -> None:
-        """Write down that a try failed, and how things stand with the destination now."""
-        with self._transaction("undelivered") as execute:
-            execute("UPDATE outbox SET tries = tries + 1 WHERE seq = ?", (delivery.seq,))
-            execute(
-                "INSERT OR REPLACE INTO roads VALUES (?, ?, ?, ?, ?)",
-                (road.url, road.failures, road.not_before, road.gone, road.problem),
-            )
-
-    def road(self, url: str) -> Road:
-        """Say how things stand with a destination."""
-        return next((road for road in self.roads() if road.url == url), Road(url))
-
-    def roads(self) -> list[Road]:
-        """Say how things stand with every destination that has something waiting, or trouble."""
-        return [rows.road(row) for row in self._read(rows.ROADS)]
-
-    def outbox(self, seq: int | None = None) -> list[dict[str, Any]]:
-        """Give the events in the outbox, of one trigger or all that wait, as people see them."""
-        if seq is None:
-            found = self._read("SELECT * FROM outbox WHERE state = 'waiting' ORDER BY seq")
-        else:
-            found = self._read("SELECT * FROM outbox WHERE trigger = ? ORDER BY seq", seq)
-        return [rows.posted(row) for row in found]
-
-    def retry_deliveries(self) -> int:
-        """Make every waiting event due now; gives their number."""
-        with self._transaction("retry deliveries") as execute:
-            execute("DELETE FROM roads")
-            (waiting,) = execute("SELECT count(*) FROM outbox WHERE state = 'waiting'").fetchone()
-        return int(waiting)
-
-    def discard(self, event_id: str) -> int:
-        """Take an event out of the outbox undelivered; gives from how many destinations' queues."""
-        with self._transaction("discard an event") as execute:
-            return execute(
-                "UPDATE outbox SET state = 'discarded', ended_at = ?"
-                " WHERE event_id = ? AND state = 'waiting'",
-                (self._stamp(), event_id),
-            ).rowcount
+            if event is not None:
+                self.post.put(execute, event.id, seq, event.body, urls)
 
     def forget_old(self) -> None:
         """Forget finished triggers beyond :data:`KEPT_TRIGGERS`, but none with an event waiting."""
-        with self._transaction("forget old triggers") as execute:
+        with self.transaction("forget old triggers") as execute:
             execute(
                 "DELETE FROM triggers WHERE state IN ('done', 'superseded')"
                 " AND seq NOT IN (SELECT trigger FROM outbox WHERE state = 'waiting')"
                 " AND seq <= (SELECT max(seq) FROM triggers) - ?",
                 (KEPT_TRIGGERS,),
             )
-
-    def _stamp(self) -> str:
-        return rfc3339(self._now())
-
-
-_LAST = 1 << 40
-"""Positions beyond this one come after every program that a person registers."""

@@ -91,7 +91,7 @@ def entry(state: State, found: Trigger) -> dict[str, Any]:
         ],
         "runs": [run(one) for one in state.runs(found.seq)],
         "event_id": found.event_id,
-        "deliveries": state.outbox(found.seq),
+        "deliveries": state.post.events(found.seq),
     }
 
 
@@ -139,7 +139,7 @@ def status(
         "component_id": None if known is None else known.identity.component_id,
         "residency_id": None if known is None else known.identity.residency.id,
         "migrating": None if known is None else known.migrating,
-        "registered": [r.program.name for r in state.registrations()],
+        "registered": [r.program.name for r in state.registry.all()],
         "unfinished_triggers": len(state.unfinished()),
         "destinations": [
             {
@@ -156,7 +156,7 @@ def status(
 
 
 def _all_roads(state: State, configured: Sequence[str]) -> list[Road]:
-    roads = state.roads()
+    roads = state.post.roads()
     troubled = {road.url for road in roads}
     return [*roads, *(Road(url) for url in configured if url not in troubled)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from guest_client.agent import agent_id, event, facts
 from guest_client.agent.leftovers import end_leftovers
-from guest_client.agent.model import Job, JobState, Outcome, Result, TriggerState
+from guest_client.agent.model import Event, Job, JobState, Outcome, Result
 from guest_client.agent.programs import run_program
 from guest_client.agent.state import State
 from guest_client.agent.steps import Complete, Interrupt, Plan, Rest, Run, next_step, settle
@@ -116,7 +116,7 @@ class Work:
         except StateError as error:
             self._say(str(error))
         completed_at = rfc3339(self._now())
-        if trigger.state is TriggerState.PLANNED and trigger.what.phase.told:
+        if trigger.what.phase.told:
             runs = self._state.runs(seq)
             accounts = [
                 event.Account(
@@ -129,8 +129,8 @@ class Work:
             composed = event.compose(
                 trigger, accounts, new, completed_at, printable(socket.gethostname())
             )
-            body = event.encode(composed)
-            self._state.complete(seq, new, completed_at, composed, body, self._urls)
+            sealed = Event(composed["id"], event.encode(composed))
+            self._state.complete(seq, new, completed_at, sealed, self._urls)
         else:
             self._state.complete(seq, new, completed_at)
         self._completed()

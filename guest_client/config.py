@@ -230,7 +230,7 @@ def _key(name: str, where: str) -> Key:
         if key.name == name:
             return key
     raise ConfigurationError(
-        f"{where}: unknown key {name!r}; {_nearest(name, (k.name for k in KEYS))}"
+        f"{where}: unknown key {name!r}; {nearest(name, (k.name for k in KEYS))}"
     )
 
 
@@ -239,15 +239,14 @@ def _variable(variable: str) -> Key:
         if key.variable == variable:
             return key
     known = [*(key.variable for key in KEYS), CONFIG_VARIABLE]
-    raise ConfigurationError(
-        f"unknown environment variable {variable}; {_nearest(variable, known)}"
-    )
+    raise ConfigurationError(f"unknown environment variable {variable}; {nearest(variable, known)}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], what: str = "keys") -> str:
+    """Say which of the known names somebody may have meant, or what they all are."""
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"the keys are {', '.join(choices)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"the {what} are {', '.join(choices)}"
 
 
 def _checked(key: Key, value: object, where: str) -> Any:

@@ -18,9 +18,11 @@ When several things differ, all are kept as ``changes``, and the first in this t
     ------------------  ----------  -------------------------------------------------------------
     vm                  cloned      this is another VM: what else differs is no news about this one
     generation          reverted    the VM went back in time or was duplicated; that it also changed
-                                    hosts is the lesser news to a program that keeps a state
+                                    hosts is the lesser news to a program that keeps a state.
+                                    Passed over if the new stay began by a restore: see below
     host                migrated    another host always means another residency as well
     residency           returned    same host, new stay, and it came by migration: it was elsewhere
+                        reverted    same host, new stay, which began from a snapshot
                         restored    same host, new stay, which began any other way
     capacity            resized     the host itself changed (a CPU was taken offline, say)
     allocation          resized     the VM's vCPUs or memory changed
@@ -31,6 +33,10 @@ two residencies the other host may just not tell, so the residency or the host i
 the generation no change. Within one residency nothing could have made an ID appear or go, as a
 running VM's generation ID can't be configured: something happened that a guard can't vouch for, and
 the safe side is to call it a change.
+
+A restore (``virsh save``, ``virsh restore``) always makes libvirt give the VM a new generation, as
+the same saved image could be restored twice. So a new generation that comes with a restore tells no
+more than the restore does: it is kept as a change, and the host or the residency is the reason.
 
 Names (a renamed VM), the time and manner of arrival under an unchanged residency ID, the time of
 observation, and members unknown to this client are not compared.
@@ -157,7 +163,7 @@ def judge(before: Reading | None, after: Reading | None) -> Verdict:
         if migrating:
             sentence += "; a migration was in progress and had not switched over"
         return Verdict(Outcome.CONSISTENT, None, (), sentence, migrating)
-    reason, sentence = _why(changes[0], first, second)
+    reason, sentence = _why(_weightiest(changes, second), first, second)
     return Verdict(Outcome.INCONSISTENT, reason, changes, sentence, migrating)
 
 
@@ -187,6 +193,12 @@ _DIFFER: dict[Aspect, Callable[[Identity, Identity], bool]] = {
 }
 
 
+def _weightiest(changes: tuple[Aspect, ...], after: Identity) -> Aspect:
+    restored = Aspect.RESIDENCY in changes and after.residency.arrived_by is Arrival.RESTORE
+    weighed = [change for change in changes if not (restored and change is Aspect.GENERATION)]
+    return weighed[0]
+
+
 def _why(weightiest: Aspect, before: Identity, after: Identity) -> tuple[Reason, str]:
     match weightiest:
         case Aspect.VM:
@@ -207,6 +219,8 @@ def _why(weightiest: Aspect, before: Identity, after: Identity) -> tuple[Reason,
             return Reason.RETURNED, (
                 f"the VM left {describe_machine(after)} and came back to it inside the scan"
             )
+        case Aspect.RESIDENCY if after.residency.arrived_by is Arrival.SNAPSHOT:
+            return Reason.REVERTED, "the VM was reverted to a snapshot inside the scan"
         case Aspect.RESIDENCY:
             return Reason.RESTORED, (
                 f"the VM's stay on {describe_machine(after)} ended inside the scan"

@@ -43,7 +43,23 @@ OTHER_GENERATION = {"vm.generation_id": "99999999-0000-4000-8000-000000000009"}
                 Reason.RESTORED,
                 {Aspect.RESIDENCY},
             )
-            for how in ("restore", "start", "snapshot", "unknown")
+            for how in ("restore", "start", "unknown")
+        ),
+        (
+            {"residency.id": "stay-3", "residency.arrived_by": "snapshot"},
+            Reason.REVERTED,
+            {Aspect.RESIDENCY},
+        ),
+        # libvirt gives a restored VM a new generation: no news beside the restore itself.
+        (
+            OTHER_GENERATION | {"residency.id": "stay-3", "residency.arrived_by": "restore"},
+            Reason.RESTORED,
+            {Aspect.GENERATION, Aspect.RESIDENCY},
+        ),
+        (
+            MIGRATED | OTHER_GENERATION | {"residency.arrived_by": "restore"},
+            Reason.MIGRATED,
+            {Aspect.GENERATION, Aspect.HOST, Aspect.RESIDENCY},
         ),
         (OTHER_GENERATION, Reason.REVERTED, {Aspect.GENERATION}),
         ({"vm.uuid": "2222"}, Reason.CLONED, {Aspect.VM}),

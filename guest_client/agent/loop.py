@@ -146,6 +146,7 @@ class Agent:
             self._wake.clear()
             self._spool.take_in(self._state)
             rest = await self._work.until_rest()
+            self._notifier.tell(STATUS=self._in_a_line())
             left = look_every
             if rest.until is not None:
                 left = min(left, max(0.0, rest.until - time.time()))
@@ -218,6 +219,11 @@ class Agent:
     def _wake_couriers(self) -> None:
         for courier in self._couriers:
             courier.wake.set()
+
+    def _in_a_line(self) -> str:
+        unfinished = len(self._state.unfinished())
+        waiting = sum(road.waiting for road in self._state.post.roads())
+        return f"{unfinished} triggers unfinished, {waiting} events not delivered"
 
     def _look(self) -> dict[str, Any]:
         self._wake.set()

@@ -1,0 +1,1 @@
+"""The agent: pure parts, the state, and real agents with real receivers."""

@@ -24,13 +24,16 @@ What a change between two readings makes untrue:
                                                           host-dependent     host-dependent
     ------------------------------------------  --------  -----------------  ------------------
     nothing (also: renamed, migration begun)    -         stands             stands
-    migrated, returned                          again     again              stands
-    another residency that began by anything    again     again              stands
-    but a migration, and the same generation
-    the same, and it began by a snapshot, or    again     again              again
-    the generation is not known
-    resized (capacity or allocation)            again     again              stands
-    reverted, cloned                            again     again              again
+    another residency, by migration (migrated,  again     again              stands
+    returned)
+    another residency, begun in another way     again     again              stands
+    (restored, migrated by save and restore),
+    and the generation is told to be the same
+    the same, and it is not told                again     again              again
+    another generation, or a residency that     again     again              again
+    began by a snapshot (reverted)
+    another VM (cloned)                         again     again              again
+    other capacity or allocation (resized)      again     again              stands
     no trusted answer                           the set ends: unverified
 
 Why so:
@@ -40,11 +43,10 @@ of itself that it was measured in one residency, and of the time between nothing
 back is another arrival, as a new residency ID says, and on the way what hangs on the host (devices
 passed through, CPU features) is taken off and put on again. The safe side costs a repeat at most.
 
-*a residency that did not begin by migration* (most often, restored): a saved VM that is restored
-goes on where it was, and so does its disk; unless what was restored is an older image, which the
-generation ID would tell. Where it tells nothing (it is null before or after), such a residency may
-be the VM's past, and one that began by a snapshot is: then the packages that were listed may not be
-those that are installed.
+*a residency that began in another way than by migration*: a saved VM that is restored goes on where
+it was, and so does its disk; unless an older image was restored, or one for the second time. Then
+the packages that were listed may not be those that are installed. Only an unchanged generation ID
+says that it was not so; libvirt gives a new one with every restore, and so cannot say it.
 
 *a generation that is not always told*: null, on a host that gives none, is no news (``guard.py``).
 But a host-independent module may stand through several residencies, so the last ID that was told
@@ -109,7 +111,7 @@ class Again(StrEnum):
     MACHINE_CHANGED = "machine-changed"
     """It was finished, and tells of a machine that is no longer the one."""
     VM_CHANGED = "vm-changed"
-    """It was finished; since then the VM has gone back in time, or become another."""
+    """It was finished; since then the VM became another, or may have gone back in time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Spool:
             self.stream.seek(0)
             os.fsync(self.stream.fileno())
         except OSError as error:
-            raise _write_error("the scanner's output", error) from error
+            raise write_error("the scanner's output", error) from error
 
     def discard(self) -> None:
         """Remove it, if it still has a name, and close it."""
@@ -114,7 +114,7 @@ class FileDestination(Destination):
         try:
             found = self.path.stat() if self.path.exists() else None
         except OSError as error:
-            raise _create_error(self.shown, error) from error
+            raise create_error(self.shown, error) from error
         if found is not None and not os.access(self.path, os.W_OK):
             raise OutputError(f"can't write {self.shown}: it may not be written by this user")
         self._mode = None if found is None else stat.S_IMODE(found.st_mode)
@@ -128,7 +128,7 @@ class FileDestination(Destination):
             # 0666 brings the mode that the umask, or the folder's default ACL, makes of it.
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _create_error(self.shown, error) from error
+            raise create_error(self.shown, error) from error
         mode = self._mode if self._mode is not None else stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, 0o600)
         return Spool(os.fdopen(fd, "r+b"), path, mode)
@@ -149,7 +149,7 @@ class FileDestination(Destination):
             mine.path = None
             sync_directory(self.path.parent)
         except OSError as error:
-            raise _write_error(self.shown, error) from error
+            raise write_error(self.shown, error) from error
         finally:
             if mine is not spool:
                 mine.discard()
@@ -192,7 +192,7 @@ class StreamDestination(Destination):
                 finally:
                     os.close(fd)
         except OSError as error:
-            raise _write_error(self.shown, error) from error
+            raise write_error(self.shown, error) from error
 
 
 def destination(name: str | None) -> Destination:
@@ -209,7 +209,7 @@ def destination(name: str | None) -> Destination:
     except FileNotFoundError:
         return FileDestination(name)
     except OSError as error:
-        raise _create_error(printable(name), error) from error
+        raise create_error(printable(name), error) from error
     if stat.S_ISDIR(mode):
         raise OutputError(f"can't write {printable(name)}: it is a folder; name a file in it")
     return FileDestination(name) if stat.S_ISREG(mode) else StreamDestination(name)
@@ -254,7 +254,8 @@ def _copy(spool: Spool, target: BinaryIO | int) -> None:
             view = view[os.write(fd, view) :]
 
 
-def _create_error(shown: str, error: OSError) -> OutputError:
+def create_error(shown: str, error: OSError) -> OutputError:
+    """Say in a user's words why something can't be created."""
     if isinstance(error, FileNotFoundError):
         return OutputError(f"can't create {shown}: its folder is not there; make it first")
     return OutputError(
@@ -262,7 +263,8 @@ def _create_error(shown: str, error: OSError) -> OutputError:
     )
 
 
-def _write_error(shown: str, error: OSError) -> OutputWriteError:
+def write_error(shown: str, error: OSError) -> OutputWriteError:
+    """Say in a user's words why something that was begun can't be finished."""
     match error.errno:
         case errno.EPIPE:
             cause = "its reader has gone"

@@ -48,15 +48,22 @@ def _restored(by: str = "restore", **more: Any) -> dict[str, Any]:
             for by in ("restore", "start", "unknown")
         ),
         # The past, or what may be the past.
-        ({}, _restored("snapshot"), Reason.RESTORED, Again.VM_CHANGED, Again.VM_CHANGED),
+        ({}, _restored("snapshot"), Reason.REVERTED, Again.VM_CHANGED, Again.VM_CHANGED),
         *(
             (before, _restored(by) | after, Reason.RESTORED, Again.VM_CHANGED, Again.VM_CHANGED)
-            for by in ("restore", "start", "unknown", "snapshot")
+            for by in ("restore", "start", "unknown")
             for before, after in (
                 (NO_GENERATION, NO_GENERATION),
                 ({}, NO_GENERATION),
                 (NO_GENERATION, {}),
             )
+        ),
+        (
+            {},
+            _restored() | {"vm.generation_id": "g9"},
+            Reason.RESTORED,
+            Again.VM_CHANGED,
+            Again.VM_CHANGED,
         ),
         (
             NO_GENERATION,

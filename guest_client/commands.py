@@ -18,6 +18,7 @@ from guest_client.output import STDOUT_NAMES, Destination, FileDestination, dest
 from guest_client.process import find_program
 from guest_client.reactions import Reactions, SignalTarget
 from guest_client.scan import GuardedScan, ScanRequest
+from guest_client.session import Session, Terms
 from guest_client.signals import SignalCatcher
 from guest_client.text import printable, size_in_words
 from guest_client.triggers import TriggerBox
@@ -55,12 +56,9 @@ def scan(options: argparse.Namespace, settings: Settings) -> int:
     request = ScanRequest(
         command=tuple(options.command),
         output=output,
-        deadline=settings.deadline,
-        report=report,
         keep=keep,
-        repeat=options.repeat_if_migrated,
-        wait_if_migrating=options.wait_if_migrating,
     )
+    terms = Terms(settings.deadline, report, options.repeat_if_migrated, options.wait_if_migrating)
     with SignalCatcher() as catcher, _channel(settings, options.verbose) as channel:
         box, program = None, None
         if options.notify_if_migrated:
@@ -70,7 +68,8 @@ def scan(options: argparse.Namespace, settings: Settings) -> int:
         if options.signal_if_migrated is not None:
             target = SignalTarget(options.signal_if_migrated, options.signal_pid or os.getppid())
         reactions = Reactions(catcher, say, box=box, program=program, target=target)
-        return GuardedScan(request, channel, catcher, reactions, say).run()
+        session = Session(terms, channel, catcher, reactions, say)
+        return GuardedScan(request, session).run()
 
 
 def _channel(settings: Settings, verbose: bool) -> Channel:

@@ -6,7 +6,6 @@ Members (additive; ``report_version`` counts incompatible changes):
 
     report_version    1
     client            {"name", "version"}
-    command           the scanner and its arguments
     enabler           where the identity was asked for
     started, finished
     verdict           the last attempt's: {"outcome", "reason", "changes", "sentence",
@@ -19,18 +18,23 @@ Members (additive; ``report_version`` counts incompatible changes):
     interrupted_by    the signal that ended it ("SIGINT"), or null
     output            {"destination", "published", "sha256", "bytes"} of the last attempt's output
     kept              where --keep-inconsistent put the last output that was not published, or null
+    triggers          one for each migration seen that calls for action: {"key", "reason",
+                      "recorded" (on disk), "notified" (how the program ended, as "scanner" below,
+                      or {"error"}, or null), "signalled" ({"signal", "pid", "error"} or null)}
+
+and of a scan that is one command (of one that has modules, see ``set_report.py``):
+
+    command           the scanner and its arguments
     attempts          one for each time that the scan was begun, in order: {"number", "before",
                       "after", "waited_for_migration" (seconds), "scanner" ({"started", "finished",
                       "exit_code", "signal"} or null), "output" ({"sha256", "bytes"} or null),
                       "verdict"}
-    triggers          one for each migration seen that calls for action: {"key", "reason",
-                      "recorded" (on disk), "notified" (how the program ended, as "scanner" above,
-                      or {"error"}, or null), "signalled" ({"signal", "pid", "error"} or null)}
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,12 +64,12 @@ class Attempt:
         """Give the attempt as the report writes it."""
         return {
             "number": self.number,
-            "before": _or_null(self.before),
-            "after": _or_null(self.after),
+            "before": or_null(self.before),
+            "after": or_null(self.after),
             "waited_for_migration": round(self.waited, 3),
             "scanner": ended_as_dict(self.scanner),
-            "output": _digest(self.output),
-            "verdict": _or_null(self.verdict),
+            "output": digest_as_dict(self.output),
+            "verdict": or_null(self.verdict),
         }
 
 
@@ -90,11 +94,10 @@ class Reaction:
         }
 
 
-@dataclass(slots=True)
-class Report:
-    """The report while it grows."""
+@dataclass(slots=True, kw_only=True)
+class Report(ABC):
+    """What every report has, while it grows."""
 
-    command: Sequence[str]
     enabler: str
     destination: str
     started: str
@@ -104,29 +107,35 @@ class Report:
     interrupted_by: str | None = None
     published: bool = False
     kept: str | None = None
-    attempts: list[Attempt] = field(default_factory=list)
     reactions: list[Reaction] = field(default_factory=list)
+
+    @abstractmethod
+    def last(self) -> Attempt:
+        """Give what the whole's verdict, two reads and output digest are taken of."""
+
+    @abstractmethod
+    def details(self) -> dict[str, Any]:
+        """Give the members that this kind of scan has besides."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the whole report, as its members above."""
-        last = self.attempts[-1] if self.attempts else Attempt(0)
-        output = _digest(last.output) or {"sha256": None, "bytes": None}
+        last = self.last()
+        output = digest_as_dict(last.output) or {"sha256": None, "bytes": None}
         return {
             "report_version": VERSION,
-            "client": {"name": "guest-client", "version": client_version()},
-            "command": list(self.command),
+            "client": client_as_dict(),
             "enabler": self.enabler,
             "started": self.started,
             "finished": self.finished,
-            "verdict": _or_null(last.verdict),
-            "before": _or_null(last.before),
-            "after": _or_null(last.after),
+            "verdict": or_null(last.verdict),
+            "before": or_null(last.before),
+            "after": or_null(last.after),
             "exit_code": self.exit_code,
             "error": self.error,
             "interrupted_by": self.interrupted_by,
             "output": {"destination": self.destination, "published": self.published, **output},
             "kept": self.kept,
-            "attempts": [attempt.as_dict() for attempt in self.attempts],
+            **self.details(),
             "triggers": [reaction.as_dict() for reaction in self.reactions],
         }
 
@@ -141,6 +150,30 @@ class Report:
             spool.discard()
 
 
+@dataclass(slots=True, kw_only=True)
+class ScanReport(Report):
+    """The report of a scan that is one command."""
+
+    command: Sequence[str]
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def last(self) -> Attempt:
+        """Give the last attempt, or an empty one."""
+        return self.attempts[-1] if self.attempts else Attempt(0)
+
+    def details(self) -> dict[str, Any]:
+        """Give the command and its attempts."""
+        return {
+            "command": list(self.command),
+            "attempts": [attempt.as_dict() for attempt in self.attempts],
+        }
+
+
+def client_as_dict() -> dict[str, str]:
+    """Say which client wrote something."""
+    return {"name": "guest-client", "version": client_version()}
+
+
 def ended_as_dict(ended: Ended | None) -> dict[str, Any] | None:
     """Give how a program ended as reports and triggers write it."""
     if ended is None:
@@ -153,9 +186,11 @@ def ended_as_dict(ended: Ended | None) -> dict[str, Any] | None:
     }
 
 
-def _or_null(part: Read | Verdict | None) -> dict[str, Any] | None:
+def or_null(part: Read | Verdict | None) -> dict[str, Any] | None:
+    """Give a read or a verdict as reports write it."""
     return None if part is None else part.as_dict()
 
 
-def _digest(digest: Digest | None) -> dict[str, Any] | None:
+def digest_as_dict(digest: Digest | None) -> dict[str, Any] | None:
+    """Give a digest as reports write it."""
     return None if digest is None else {"sha256": digest.sha256, "bytes": digest.size}

@@ -13,13 +13,13 @@ guest-sync-delimited, whose answer tells stale bytes from fresh ones.
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,8 @@ class Agent:
         self._name = name
         self._sockets = sockets
         self._connection: _Connection | None = None
+        self._last: Path | None = None
+        self._users = 0
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -131,27 +133,8 @@ class Agent:
             GuestUnreachable: no answer within `seconds`.
             AgentError: the agent refused the command.
         """
-        end = time.monotonic() + seconds
-        for attempt in itertools.count():
-            patience = min(_FIRST_PATIENCE * 1.5**attempt, _MOST_PATIENCE)
-            with self._lock:
-                for path in self._candidates():
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        break
-                    try:
-                        return self._on(path, min(patience, left)).ask(
-                            command, arguments, min(2 * patience, left)
-                        )
-                    except OSError:
-                        self.close()
-            if time.monotonic() >= end:
-                break
-            time.sleep(0.02)
-        raise GuestUnreachable(
-            f"the guest agent of {self._name} answered on no host within {seconds:g} s: is the "
-            "guest running? `python -m tests.lab status` and its console log say more"
-        )
+        with self._in_use():
+            return self._ask(command, arguments, time.monotonic() + seconds)
 
     def execute(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float = 30) -> Answer:
         """Run a short helper program in the guest, more than once if an answer gets lost.
@@ -164,15 +147,15 @@ class Agent:
         request: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin:
             request["input-data"] = base64.b64encode(stdin).decode()
-        while True:
-            pid = self.ask("guest-exec", request, seconds=end - time.monotonic())["pid"]
-            status = self._result(pid, end)
-            if status is not None:
-                return Answer(
-                    int(status.get("exitcode", -int(status.get("signal", 0)))),
-                    base64.b64decode(status.get("out-data", "")),
-                    base64.b64decode(status.get("err-data", "")),
-                )
+        with self._in_use():
+            while True:
+                status = self._result(self._ask("guest-exec", request, end)["pid"], end)
+                if status is not None:
+                    return Answer(
+                        int(status.get("exitcode", -int(status.get("signal", 0)))),
+                        base64.b64decode(status.get("out-data", "")),
+                        base64.b64decode(status.get("err-data", "")),
+                    )
 
     def _result(self, pid: int, end: float) -> dict[str, Any] | None:
         """The status of a program that has ended; None when the agent forgot it.
@@ -182,9 +165,7 @@ class Agent:
         pause = 0.005
         while True:
             try:
-                status: dict[str, Any] = self.ask(
-                    "guest-exec-status", {"pid": pid}, seconds=max(end - time.monotonic(), 0.01)
-                )
+                status: dict[str, Any] = self._ask("guest-exec-status", {"pid": pid}, end)
             except AgentError:
                 return None
             if status["exited"]:
@@ -192,12 +173,46 @@ class Agent:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 
+    def _ask(self, command: str, arguments: Mapping[str, Any], end: float) -> Any:
+        began = time.monotonic()
+        patience = _FIRST_PATIENCE
+        while True:
+            with self._lock:
+                for path in self._candidates():
+                    left = max(end - time.monotonic(), 0.01)
+                    try:
+                        connection = self._on(path, min(patience, left))
+                        return connection.ask(command, arguments, min(2 * patience, left))
+                    except OSError:
+                        self.close()
+            if time.monotonic() >= end:
+                break
+            patience = min(patience * 1.5, _MOST_PATIENCE)
+            time.sleep(0.05)
+        raise GuestUnreachable(
+            f"the guest agent of {self._name} answered on no host for {end - began:.0f} s: is the "
+            "guest running? `python -m tests.lab status` and its console log say more"
+        )
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Hang up when nobody in this process needs the line: it has room for one caller."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self.close()
+
     def _on(self, path: Path, patience: float) -> _Connection:
         if self._connection is None:
             self._connection = _Connection(path, patience)
+            self._last = path
         return self._connection
 
     def _candidates(self) -> list[Path]:
-        """Sockets to try; the one in use first, then the others."""
-        current = self._connection.path if self._connection else None
-        return sorted(self._sockets(), key=lambda path: path != current)
+        """Sockets to try; the one that answered last first, then the others."""
+        return sorted(self._sockets(), key=lambda path: path != self._last)

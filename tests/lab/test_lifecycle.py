@@ -47,7 +47,8 @@ class Machine:
 def namespaces_of(pid: int) -> set[str]:
     try:
         return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in _KINDS}
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # It has ended, or is one that even root may not look at: none that root has started.
         return set()
 
 

@@ -93,6 +93,7 @@ class _Entry:
     status: StatusFile | None = None
     answer: Answer | None = None
     asked: bool = False
+    observed_at: datetime | None = None
     recorded: Stay | None = None
     failure: HypervisorError | None = None
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
@@ -181,7 +182,7 @@ class Inventory:
         if not vm.settled:
             self._ask(vm_uuid, entry)
             return
-        entry.run, entry.status = run, status
+        entry.run, entry.status, entry.observed_at = run, status, seen.at
         self._unsettled_at_start.discard(vm_uuid)
         self._set(vm_uuid, entry, vm)
         if vm.place is Place.ABSENT:
@@ -254,9 +255,14 @@ class Inventory:
             entry = await self._settled(vm_uuid)
         if entry is None:
             raise VmNotFound(f"no VM {vm_uuid} runs on this host")
-        if entry.answer is None or self.observed_at is None or not self._current(entry):
+        if (
+            entry.answer is None
+            or self.observed_at is None
+            or entry.observed_at is None
+            or not self._current(entry)
+        ):
             raise self._why_not(vm_uuid, entry)
-        return entry.answer, self.observed_at
+        return entry.answer, max(self.observed_at, entry.observed_at)
 
     async def look_for_new(self) -> None:
         """Have everything libvirt lists looked at: a caller came whom no known VM explains.

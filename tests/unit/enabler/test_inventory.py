@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -116,6 +116,17 @@ def test_a_known_vm_costs_no_question() -> None:
         libvirt.hung = True
         await libvirt.residency()
         assert libvirt.asked == []
+
+    run(scenario)
+
+
+def test_an_answer_is_never_older_than_what_it_tells() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        later = T0 + timedelta(seconds=5)
+        libvirt.here(run="run-2", at=later)
+        libvirt.inventory.event(Changed(UUID))
+        _, observed_at = await libvirt.inventory.identity(UUID)
+        assert observed_at == later
 
     run(scenario)
 

@@ -36,10 +36,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from guest_client.errors import OutputError
 from guest_client.output import STDOUT_NAMES, Spool, create_error, sync_directory, write_error
@@ -170,11 +169,11 @@ class FolderDestination:
         except OSError as error:
             raise create_error(self.shown, error) from error
 
-    def publish(self, part: Part, manifest: Mapping[str, Any]) -> None:
-        """Put a set here, whole; raises :class:`OutputWriteError`."""
+    def publish(self, part: Part, manifest: bytes) -> None:
+        """Put a set here, whole, with its manifest; raises :class:`OutputWriteError`."""
         try:
             with (part.path / MANIFEST).open("xb") as stream:
-                stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
+                stream.write(manifest)
             for entry in part.path.iterdir():
                 with entry.open("rb") as stream:
                     os.fsync(stream.fileno())

@@ -13,13 +13,15 @@ from typing import Any, NoReturn
 
 from guest_client import config
 from guest_client.agent.arguments import add_agent_commands
+from guest_client.arguments import add_plans, add_scan, check_scan, checked, file_name
 from guest_client.console import say
 from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
 
 EXIT_CODES = """\
 exit codes:
-  0, 1, ...  the scanner's own, when the scan is consistent (128 + N: killed by signal N)
+  0, 1, ...  the scanner's own, when the scan is consistent (128 + N: killed by signal N);
+             of modules, 0, or that of the first one that failed
   64         the command line is wrong
   69         unverified: no identity that can be trusted; the output was held back
   73, 74     an output can't be created, can't be written
@@ -101,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, dest="command_name"
     )
     _add_identity(commands)
-    _add_scan(commands)
+    add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
+    add_plans(commands).set_defaults(run=_plans)
     _add_doctor(commands)
     add_agent_commands(commands, _add_command, _settings)
     return parser
@@ -119,20 +122,20 @@ def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argpars
     parser.add_argument(
         "--enabler",
         metavar="URL",
-        type=_checked(parse_endpoint),
+        type=checked(parse_endpoint),
         help=f"where the enabler listens (default: {DEFAULT_ENABLER})",
     )
     parser.add_argument(
         "--deadline",
         metavar="SECONDS",
-        type=_checked(config.parse_seconds),
+        type=checked(config.parse_seconds),
         help="how long one read of the identity may take, retries included"
         f" (default: {config.DEFAULT_DEADLINE:g})",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        type=_checked(_path),
+        type=checked(file_name),
         help=f"the configuration file (default: {config.CONFIG_FILE})",
     )
     parser.add_argument("--verbose", action="store_true", help="tell of every failed try")
@@ -153,72 +156,6 @@ def _add_doctor(commands: Any) -> None:
     parser.set_defaults(run=_doctor)
 
 
-def _add_scan(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        "scan",
-        "run a scanner, and let its output pass only if the machine was the same throughout",
-        usage="guest-client scan [options] -- COMMAND [ARGUMENT...]",
-        epilog=EXIT_CODES,
-    )
-    add = parser.add_argument
-    add("--output", metavar="FILE", help="where the output goes (default: the standard output)")
-    add("--report", metavar="FILE", help="write a JSON report there, whatever comes of the scan")
-    add(
-        "--repeat-if-migrated",
-        metavar="TIMES",
-        nargs="?",
-        type=_checked(_times),
-        const=3,
-        default=0,
-        help="when the machine changed inside the scan, repeat it, up to TIMES (default: 3) times",
-    )
-    add(
-        "--notify-if-migrated",
-        action="store_true",
-        help="when the VM was migrated (cloned, reverted), record a trigger and run the notify"
-        " program, if there is one",
-    )
-    add(
-        "--notify-program",
-        metavar="COMMAND",
-        type=_checked(config.parse_command),
-        help="the program to run for a trigger, one word in the shell's quotes with its arguments;"
-        " it has the facts as JSON on its standard input and as TRIGGER_... in its environment",
-    )
-    add(
-        "--state-dir",
-        metavar="DIR",
-        type=_checked(config.parse_directory),
-        help=f"where triggers are kept (default: {config.DEFAULT_STATE_DIR})",
-    )
-    add(
-        "--signal-if-migrated",
-        metavar="SIG",
-        type=_checked(_signal),
-        help="when the VM was migrated (cloned, reverted), send this signal, SIGHUP for one",
-    )
-    add(
-        "--signal-pid",
-        metavar="PID",
-        type=_checked(_pid),
-        help="the process to signal (default: the parent)",
-    )
-    add(
-        "--wait-if-migrating",
-        metavar="SECONDS",
-        type=_checked(config.parse_seconds),
-        help="while a migration is in progress, wait up to SECONDS for its end; end with 75 and"
-        " without a scan if it takes longer",
-    )
-    add(
-        "--keep-inconsistent",
-        metavar="FILE",
-        help="put an output that is not published there instead of discarding it",
-    )
-    parser.set_defaults(run=_scan)
-
-
 def _identity(options: argparse.Namespace) -> int:
     from guest_client.commands import identity
 
@@ -232,17 +169,17 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _scan(options: argparse.Namespace) -> int:
-    if options.command is None:
-        raise UsageError("put the scanner after --, as in `guest-client scan -- lshw -json`")
-    if not options.command:
-        raise UsageError("nothing follows the --; name the scanner there, with its arguments")
-    if options.signal_pid is not None and options.signal_if_migrated is None:
-        raise UsageError("--signal-pid needs --signal-if-migrated, which says the signal")
-    if options.notify_program is not None and not options.notify_if_migrated:
-        raise UsageError("--notify-program needs --notify-if-migrated, which says when")
-    from guest_client.commands import scan
+    modular = check_scan(options)
+    from guest_client import commands
 
-    return scan(options, _settings(options))
+    work = commands.scan_modules if modular else commands.scan
+    return work(options, _settings(options))
+
+
+def _plans(options: argparse.Namespace) -> int:
+    from guest_client.plan_list import print_plans
+
+    return print_plans(options.plan, as_json=options.json)
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
@@ -259,44 +196,6 @@ class _Version(argparse.Action):
 
         print(f"guest-client {client_version()}")
         parser.exit()
-
-
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Let argparse show what a parser has to say; it hides the words of a mere ``ValueError``."""
-
-    def parse_argument(text: str) -> Any:
-        try:
-            return parse(text)
-        except (TypeError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse_argument
-
-
-def _times(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
-        raise ValueError(f"should be 1 to 1000 times, not {text!r}")
-    return int(text)
-
-
-def _pid(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 22):
-        raise ValueError(f"{text!r} is no process number")
-    return int(text)
-
-
-def _signal(text: str) -> Any:
-    from guest_client.signals import find_signal
-
-    return find_signal(text)
-
-
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    if not text:
-        raise ValueError("should be a file's name")
-    return Path(text)
 
 
 def _open_what_is_closed() -> bool:

@@ -6,15 +6,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from guest_client.channel import Channel, FailedTry
 from guest_client.config import Settings
 from guest_client.console import say
 from guest_client.errors import ConfigurationError, OutputError, ScannerError, UsageError
+from guest_client.folder import FolderDestination
 from guest_client.identity import Identity
+from guest_client.modular import ModularScan, SetRequest
 from guest_client.output import STDOUT_NAMES, Destination, FileDestination, destination
+from guest_client.plan import command_line_modules, joined, load_plan
 from guest_client.process import find_program
 from guest_client.reactions import Reactions, SignalTarget
 from guest_client.scan import GuardedScan, ScanRequest
@@ -53,11 +57,29 @@ def scan(options: argparse.Namespace, settings: Settings) -> int:
     report = None if options.report is None else destination(options.report)
     keep = None if options.keep_inconsistent is None else destination(options.keep_inconsistent)
     _refuse_same(("--output", output), ("--report", report), ("--keep-inconsistent", keep))
-    request = ScanRequest(
-        command=tuple(options.command),
-        output=output,
-        keep=keep,
-    )
+    request = ScanRequest(command=tuple(options.command), output=output, keep=keep)
+    with _session(options, settings, report) as session:
+        return GuardedScan(request, session).run()
+
+
+def scan_modules(options: argparse.Namespace, settings: Settings) -> int:
+    """Run a modular scan. All that can be checked beforehand is, before anything is read."""
+    modules = command_line_modules(options.module, options.host_independent)
+    plan = joined(None if options.plan is None else load_plan(options.plan), modules)
+    report = None if options.report is None else destination(options.report)
+    output = FolderDestination(options.output)
+    keep = None
+    if options.keep_inconsistent is not None:
+        keep = FolderDestination(options.keep_inconsistent)
+    _refuse_same(("--output", output), ("--report", report), ("--keep-inconsistent", keep))
+    with _session(options, settings, report) as session:
+        return ModularScan(SetRequest(plan, output, keep), session).run()
+
+
+@contextmanager
+def _session(
+    options: argparse.Namespace, settings: Settings, report: Destination | None
+) -> Iterator[Session]:
     terms = Terms(settings.deadline, report, options.repeat_if_migrated, options.wait_if_migrating)
     with SignalCatcher() as catcher, _channel(settings, options.verbose) as channel:
         box, program = None, None
@@ -68,8 +90,7 @@ def scan(options: argparse.Namespace, settings: Settings) -> int:
         if options.signal_if_migrated is not None:
             target = SignalTarget(options.signal_if_migrated, options.signal_pid or os.getppid())
         reactions = Reactions(catcher, say, box=box, program=program, target=target)
-        session = Session(terms, channel, catcher, reactions, say)
-        return GuardedScan(request, session).run()
+        yield Session(terms, channel, catcher, reactions, say)
 
 
 def _channel(settings: Settings, verbose: bool) -> Channel:
@@ -98,16 +119,28 @@ def _check_notify_program(settings: Settings) -> None:
         raise ConfigurationError(f"{where}: notify_program: {error}") from error
 
 
-def _refuse_same(*named: tuple[str, Destination | None]) -> None:
+def _refuse_same(*named: tuple[str, Destination | FolderDestination | None]) -> None:
     """Refuse two outputs at one place: the one would overwrite the other, or both be mixed."""
     taken: dict[Path | str, str] = {}
+    folders: dict[Path, str] = {}
     for flag, place in named:
         if place is None or (place.name == os.devnull):
             continue
-        where = place.path if isinstance(place, FileDestination) else place.shown
+        where: Path | str = place.shown
+        if isinstance(place, FileDestination | FolderDestination):
+            where = place.path
         if where in taken:
             raise UsageError(f"{taken[where]} and {flag} both go to {where}; name two places")
         taken[where] = flag
+        if isinstance(place, FolderDestination):
+            folders[place.path] = flag
+    for where, flag in taken.items():
+        for folder in Path(where).parents:
+            if folder in folders:
+                raise UsageError(
+                    f"{flag} goes into the folder that {folders[folder]} replaces; name a place"
+                    " outside of it"
+                )
 
 
 def _describe(found: Identity) -> str:

@@ -39,7 +39,11 @@ _LONGEST_LOOK = 5.0
 """Seconds that a trigger by hand waits for the present identity."""
 
 
-def run(options: argparse.Namespace, settings: Settings) -> int:
+def run(
+    options: argparse.Namespace,
+    settings: Settings,
+    open_state: Callable[[Path], State] = State,
+) -> int:
     """Live as the agent until told to stop."""
     from guest_client.agent.loop import Agent, Orders
 
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         agent_id.show(orders.agent_id_file)  # so that there is an old one when it is regenerated
     with (
         AgentLock(settings.state_dir, rfc3339(utc_now())),
-        State(settings.state_dir) as state,
+        open_state(settings.state_dir) as state,
     ):
 
         async def live() -> int:

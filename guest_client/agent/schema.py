@@ -18,6 +18,8 @@ from guest_client.errors import StateError, StateFromLater, StateNotMade
 FILE = "agent.db"
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process's transaction; ours take milliseconds."""
+_LITTLE_ROOM = 64 * 1024
+"""Bytes; SQLite wants 32 KiB for the shared index of its log, and some for the log."""
 APPLICATION_ID = 0x766D6167
 """Marks the file as ours (``file`` shows it)."""
 
@@ -200,7 +202,7 @@ def as_state_error(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
-        if name.startswith("SQLITE_FULL"):
+        if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(path)):
             raise StateError(
                 f"can't write the agent's state {path}: the disk is full; make room, what was on"
                 " disk before is safe"
@@ -220,6 +222,15 @@ def as_state_error(path: Path) -> Iterator[None]:
         raise StateError(
             f"can't read or write the agent's state {path}: {error}; look at the disk"
         ) from error
+
+
+def _is_full(path: Path) -> bool:
+    """Whether there is no room for SQLite's own files, which it calls an I/O error."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _LITTLE_ROOM
 
 
 def _damaged(path: Path, found: str) -> str:

@@ -246,12 +246,12 @@ class State(Database):
             if event is not None:
                 self.post.put(execute, event.id, seq, event.body, urls)
 
-    def forget_old(self) -> None:
-        """Forget finished triggers beyond :data:`KEPT_TRIGGERS`, but none with an event waiting."""
+    def forget_old(self, kept: int = KEPT_TRIGGERS) -> None:
+        """Forget finished triggers beyond the latest so many, but none with an event waiting."""
         with self.transaction("forget old triggers") as execute:
             execute(
                 "DELETE FROM triggers WHERE state IN ('done', 'superseded')"
                 " AND seq NOT IN (SELECT trigger FROM outbox WHERE state = 'waiting')"
                 " AND seq <= (SELECT max(seq) FROM triggers) - ?",
-                (KEPT_TRIGGERS,),
+                (kept,),
             )

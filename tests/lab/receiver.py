@@ -121,6 +121,9 @@ class Receiver:
             daemon_threads = True
             address_family = socket.AF_INET6 if ":" in receiver.address[0] else socket.AF_INET
 
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that goes away, or that does not trust us, is no news."""
+
         self._server = Server(self.address, Handler)
         if self._tls is not None:
             self._server.socket = self._tls.wrap_socket(

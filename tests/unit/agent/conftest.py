@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from guest_client.agent import views
+from guest_client.agent.state import State
 from tests.lab.receiver import Receiver
 
 from ..guest.documents import document
@@ -156,13 +158,19 @@ class AgentHome:
         self.run("agent", "register", name, *options, "--", "/bin/sh", "-c", line)
 
     def history(self) -> list[dict[str, Any]]:
-        found = self.json("agent", "history", "--limit", "1000")
-        assert isinstance(found, list)
-        return found
+        """What `agent history --json` prints, without the price of a process."""
+        with State(self.state_dir) as state:
+            return [views.entry(state, found) for found in state.latest(1000)]
 
     def wait_known(self, residency_id: str) -> None:
         """Wait until the agent has taken in this stay."""
-        until(lambda: self.json("agent", "status")["residency_id"] == residency_id)
+        with State(self.state_dir) as state:
+            until(
+                lambda: (
+                    (known := state.known()) is not None
+                    and known.identity.residency.id == residency_id
+                )
+            )
 
     def wait_done(self, number: int) -> None:
         """Wait until so many triggers have come to their end."""

@@ -43,9 +43,9 @@ def b(settled: Lab) -> Host:
     return settled.hosts[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_lab(lab: Lab) -> Iterator[None]:
-    """The session's lab is down during the test, and up again after it."""
+    """The session's lab is down during the module's tests, and up again after them."""
     lab.down()
     yield
     lab.up()

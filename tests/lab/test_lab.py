@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import uuid
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,6 @@ from tests.lab.errors import GuestCommandFailed, GuestTimeout, JobLost, LabError
 from tests.lab.events import arrivals
 from tests.lab.guest import Guest
 from tests.lab.host import Host
-from tests.lab.jobs import Job
 from tests.lab.lab import Lab
 from tests.lab.migration import migrate, start_slow
 from tests.lab.network import BRIDGE, BRIDGE_ADDRESS, BRIDGE_MAC
@@ -20,19 +20,31 @@ from tests.lab.processes import wait_until
 
 pytestmark = pytest.mark.lab
 
-# Counts up, twice a second, for longer than a migration there and back takes.
-COUNTING = ["sh", "-c", "for i in $(seq 1 30); do echo $i; sleep 0.5; done"]
-COUNTED = [str(number) for number in range(1, 31)]
-
 
 def sysinfo(host: Host, entry: str) -> str | None:
     tree = ElementTree.fromstring(host.connection.getSysinfo())
     return tree.findtext(f"./system/entry[@name='{entry}']")
 
 
-def counts(job: Job) -> None:
-    """Wait until the counting has begun."""
-    assert wait_until(lambda: "1\n" in job.output_so_far(), 30, 0.1)
+class Counting:
+    """A command in the guest that counts up until it is told to stop: nothing may be missing."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._gate = f"/run/counting-{uuid.uuid4().hex[:8]}"
+        script = (
+            f"n=0; until [ -e {self._gate} ]; do n=$((n+1)); echo $n; sleep 0.2; done; echo end"
+        )
+        self._job = guest.spawn(["sh", "-c", script])
+        assert wait_until(lambda: "1\n" in self._job.output_so_far(), 30, 0.1)
+
+    def stop(self) -> None:
+        """End it, and check that it counted all the way through."""
+        assert self._job.poll() is None
+        self._guest.write_file(self._gate, "")
+        *numbers, end = self._job.wait().stdout.split()
+        assert end == "end"
+        assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
 
 
 # -- hosts --------------------------------------------------------------------------------
@@ -162,15 +174,14 @@ def test_a_reboot_is_seen_and_loses_what_ran(guest: Guest) -> None:
 
 
 def test_save_and_restore_keep_what_ran(guest: Guest, a: Host) -> None:
-    job = guest.spawn(COUNTING)
-    counts(job)
+    counting = Counting(guest)
     boot = guest.boot_id()
     generation = guest.genid
     path = guest.save()
     assert not guest.active
     guest.restore(a, path)
     assert guest.boot_id() == boot
-    assert job.wait().stdout.split() == COUNTED
+    counting.stop()
     # Libvirt's doing, and what the VM generation ID is for.
     assert guest.genid != generation
 
@@ -199,12 +210,10 @@ def test_there_and_back(lab: Lab, guest: Guest, a: Host, b: Host) -> None:
 
 
 def test_commands_do_not_notice_migrations(lab: Lab, guest: Guest, a: Host) -> None:
-    job = guest.spawn(COUNTING)
-    counts(job)
+    counting = Counting(guest)
     lab.migrate(guest)
     lab.migrate(guest)
-    assert job.poll() is None  # both were in its middle
-    assert job.wait().stdout.split() == COUNTED
+    counting.stop()
     assert guest.host is a
 
 
@@ -280,14 +289,14 @@ def test_migrating_to_where_it_is_is_refused(guest: Guest, a: Host) -> None:
 def test_events_are_recorded_again_after_a_restart_of_libvirtd(
     lab: Lab, guest: Guest, a: Host, b: Host
 ) -> None:
-    job = guest.spawn(COUNTING)
+    counting = Counting(guest)
     for kill in (False, True):
         a.restart_libvirtd(kill=kill)
     known = len(arrivals(lab.events(guest), guest.name))
     lab.migrate(guest, b)
     lab.migrate(guest, a)
     assert wait_until(lambda: len(arrivals(lab.events(guest), guest.name)) == known + 2, 10)
-    assert job.wait().stdout.split() == COUNTED
+    counting.stop()
 
 
 def test_settle_puts_everything_back(lab: Lab, guest: Guest, a: Host, b: Host) -> None:

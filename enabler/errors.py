@@ -11,6 +11,7 @@
         ├── CallerUnknown                 403 caller-unknown
         ├── VmNotFound                    404 vm-not-found
         ├── MalformedUuid                 400 malformed-uuid
+        ├── TooManyWaits                  429 too-many-waits
         ├── VmArriving                    503 vm-arriving
         └── VmLeaving                     503 vm-leaving
 
@@ -99,6 +100,15 @@ class MalformedUuid(Refusal):
     status = 400
     problem = "malformed-uuid"
     title = "Not a UUID"
+
+
+class TooManyWaits(Refusal):
+    """As many requests wait for a change as may."""
+
+    status = 429
+    problem = "too-many-waits"
+    title = "Too many requests wait"
+    retry_after = 5
 
 
 class VmArriving(Refusal):

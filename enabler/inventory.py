@@ -98,6 +98,7 @@ class _Entry:
     failure: HypervisorError | None = None
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
+    watchers: set[asyncio.Future[None]] = field(default_factory=set)
 
 
 class Inventory:
@@ -164,6 +165,10 @@ class Inventory:
             if not waiter.done():
                 waiter.set_result(None)
         self._confirmations.clear()
+        for vm_uuid, entry in self._entries.items():
+            # Who waits does not ask: a change without an event is looked for on its behalf.
+            if entry.watchers and not self._current(entry):
+                self._ask(vm_uuid, entry)
 
     def event(self, event: Event) -> None:
         """Take in an event, and have libvirt asked what it leaves open."""
@@ -218,7 +223,7 @@ class Inventory:
             return
         self.capacity = capacity
         for entry in self._entries.values():
-            entry.answer = self._render(entry.vm)
+            self._renew_answer(entry)
 
     # Asked by the api ----------------------------------------------------------------------------
 
@@ -263,6 +268,30 @@ class Inventory:
         ):
             raise self._why_not(vm_uuid, entry)
         return entry.answer, max(self.observed_at, entry.observed_at)
+
+    async def change(
+        self, vm_uuid: str, unlike: Callable[[str], bool], seconds: float
+    ) -> tuple[Answer, datetime]:
+        """Return a VM's identity when its ETag is ``unlike`` the known one, or after ``seconds``.
+
+        Raises as `identity` does, also while it waits: a VM that leaves is no longer told anything.
+        """
+        deadline = self._clock() + seconds
+        while True:
+            answer, observed_at = await self.identity(vm_uuid)
+            left = deadline - self._clock()
+            if left <= 0 or unlike(answer.etag):
+                return answer, observed_at
+            watchers = self._entries[vm_uuid].watchers
+            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            watchers.add(watcher)
+            try:
+                async with asyncio.timeout(left):
+                    await watcher
+            except TimeoutError:
+                continue  # the last look, and the answer
+            finally:
+                watchers.discard(watcher)
 
     async def look_for_new(self) -> None:
         """Have everything libvirt lists looked at: a caller came whom no known VM explains.
@@ -310,7 +339,14 @@ class Inventory:
             log.info("VM %s: %s%s", vm_uuid, vm.place, f" {vm.stay.id}" if vm.stay else "")
         macs = vm.facts.macs if vm.facts and vm.place is not Place.ABSENT else frozenset()
         self._index(vm_uuid, old.facts.macs if old.facts else frozenset(), macs)
-        entry.answer = self._render(vm)
+        self._renew_answer(entry)
+
+    def _renew_answer(self, entry: _Entry) -> None:
+        old, entry.answer = entry.answer, self._render(entry.vm)
+        if old is not None and (entry.answer is None or entry.answer.etag != old.etag):
+            for watcher in entry.watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
 
     def _index(self, vm_uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
         for mac in before - after:

@@ -37,18 +37,17 @@ async def get_vms(request: Request) -> VmListDocument:
     responses=identity.documented(
         errors.VmNotFound,
         errors.MalformedUuid,
+        errors.TooManyWaits,
         errors.HypervisorError,
         errors.VmArriving,
         errors.VmLeaving,
     ),
 )
 async def get_identity(
-    request: Request, vm_uuid: identity.VmUuid, if_none_match: identity.IfNoneMatch = None
+    request: Request, vm_uuid: identity.VmUuid, condition: identity.Conditional
 ) -> Response:
     """Show what the VM itself would be told."""
-    inventory = state.of(request).inventory
-    answer, observed_at = await inventory.identity(identity.canonical_uuid(vm_uuid))
-    return identity.respond(answer, observed_at, if_none_match)
+    return await identity.respond(request, identity.canonical_uuid(vm_uuid), condition)
 
 
 def app(everything: state.State) -> FastAPI:

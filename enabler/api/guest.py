@@ -17,12 +17,16 @@ router = APIRouter(tags=["guest"], generate_unique_id_function=problems.operatio
     summary="The caller's own identity",
     response_model=IdentityDocument,
     responses=identity.documented(
-        errors.CallerUnknown, errors.HypervisorError, errors.VmArriving, errors.VmLeaving
+        errors.CallerUnknown,
+        errors.TooManyWaits,
+        errors.HypervisorError,
+        errors.VmArriving,
+        errors.VmLeaving,
     ),
 )
-async def own_identity(request: Request, if_none_match: identity.IfNoneMatch = None) -> Response:
+async def own_identity(request: Request, condition: identity.Conditional) -> Response:
     """Tell the calling VM which real machine it runs on."""
-    return await _answer(request, await _caller(request), if_none_match)
+    return await _answer(request, await _caller(request), condition)
 
 
 @router.get(
@@ -33,20 +37,21 @@ async def own_identity(request: Request, if_none_match: identity.IfNoneMatch = N
         errors.CallerUnknown,
         errors.VmNotFound,
         errors.MalformedUuid,
+        errors.TooManyWaits,
         errors.HypervisorError,
         errors.VmArriving,
         errors.VmLeaving,
     ),
 )
 async def identity_by_uuid(
-    request: Request, vm_uuid: identity.VmUuid, if_none_match: identity.IfNoneMatch = None
+    request: Request, vm_uuid: identity.VmUuid, condition: identity.Conditional
 ) -> Response:
     """Tell the calling VM the same. Any other VM is not found, whether there is one or not."""
     wanted = identity.canonical_uuid(vm_uuid)
     caller = await _caller(request)
     if wanted != caller:
         raise errors.VmNotFound(f"no VM {wanted} that you may ask about")
-    return await _answer(request, caller, if_none_match)
+    return await _answer(request, caller, condition)
 
 
 async def _caller(request: Request) -> str:
@@ -58,13 +63,12 @@ async def _caller(request: Request) -> str:
     return await found.callers.identify(Channel(client.host, index))
 
 
-async def _answer(request: Request, vm_uuid: str, if_none_match: str | None) -> Response:
+async def _answer(request: Request, vm_uuid: str, condition: identity.Condition) -> Response:
     try:
-        answer, observed_at = await state.of(request).inventory.identity(vm_uuid)
+        return await identity.respond(request, vm_uuid, condition)
     except errors.VmNotFound:
         # Its address is known here and it is not: it left, or stopped, this very moment.
         raise errors.CallerUnknown("the calling VM does not live on this host") from None
-    return identity.respond(answer, observed_at, if_none_match)
 
 
 def app(everything: state.State) -> FastAPI:

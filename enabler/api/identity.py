@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Header, Path, Response
+from fastapi import Depends, Header, Path, Request, Response
 
+from enabler.api import state, waiting
 from enabler.api.problems import responses
 from enabler.documents import IdentityDocument
 from enabler.errors import EnablerError, MalformedUuid
-from enabler.inventory import Answer
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -57,10 +57,40 @@ def canonical_uuid(text: str) -> str:
     return text.lower()
 
 
-def respond(answer: Answer, observed_at: datetime, if_none_match: str | None) -> Response:
-    """Return 200 with the document, or 304 if the caller has this state already."""
-    headers = {"ETag": answer.etag, "Cache-Control": "no-cache"}
-    if _matches(if_none_match, answer.etag):
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a request knows already, and for how long it is ready to wait for something else."""
+
+    if_none_match: IfNoneMatch = None
+    prefer: waiting.Prefer = None
+    wait: waiting.Wait = None
+
+
+Conditional = Annotated[Condition, Depends()]
+
+
+async def respond(request: Request, vm_uuid: str, condition: Condition) -> Response:
+    """Return 200 with a VM's identity, or 304 if the caller has this state already.
+
+    A caller that has it, and is ready to wait, is told when that ends.
+    """
+    known = condition.if_none_match
+    seconds = waiting.seconds(condition.prefer, condition.wait)
+    found = state.of(request)
+    applied: dict[str, str] = {}
+    answer, observed_at = await found.inventory.identity(vm_uuid)
+    if seconds and _matches(known, answer.etag):
+        applied = {"Preference-Applied": f"wait={seconds}"}
+        with found.waits.place(vm_uuid):
+            change = found.inventory.change(
+                vm_uuid, lambda etag: not _matches(known, etag), seconds
+            )
+            changed = await waiting.unless_hung_up(request, change)
+        if changed is None:
+            return Response(status_code=204)  # to nobody
+        answer, observed_at = changed
+    headers = {"ETag": answer.etag, "Cache-Control": "no-cache", "Vary": "Prefer"} | applied
+    if _matches(known, answer.etag):
         return Response(status_code=304, headers=headers)
     return Response(answer.body(observed_at), 200, headers, "application/json")
 

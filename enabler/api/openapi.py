@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
 from enabler.api import admin, guest, problems, service
+from enabler.api.problems import MEDIA_TYPE
 from enabler.documents import ProblemDocument
 
 _GUEST = {
@@ -53,6 +54,11 @@ def _describe(routers: list[APIRouter], **info: Any) -> dict[str, Any]:
     described = get_openapi(title="vm-enabler", version="1", routes=routes, **info)
     for item in described["paths"].values():
         for operation in item.values():
-            # Every parameter is text; what is wrong with one is a 400 of ours.
-            operation["responses"].pop("422", None)
+            # What is wrong with a parameter is a 400 of ours, a problem like all others.
+            if operation["responses"].pop("422", None) is not None:
+                problem = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+                bad = operation["responses"].setdefault("400", {"content": {MEDIA_TYPE: problem}})
+                bad["description"] = ", ".join(
+                    filter(None, (bad.get("description"), "bad-request"))
+                )
     return described

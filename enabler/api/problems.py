@@ -31,6 +31,10 @@ _PAGES: dict[str, str] = {
         "A guest may ask for itself alone."
     ),
     "malformed-uuid": "400. A VM's UUID has the form 11111111-2222-3333-4444-555555555555.",
+    "too-many-waits": (
+        "429. Each VM may have a few requests that wait for a change, and the host a great many. "
+        "End one, or ask without waiting."
+    ),
     "vm-arriving": (
         "503. The VM is migrating to this host and does not run here yet. Ask again in a second."
     ),

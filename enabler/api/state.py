@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 
+from enabler.api.waiting import Waits
 from enabler.callers import Callers
 from enabler.documents import HostDocument
 from enabler.inventory import Inventory
@@ -22,6 +23,7 @@ class State:
     """The interface index behind each local address that is listened on; ``*`` for a wildcard."""
     host: Callable[[], HostDocument]
     """Describes the host as it is now."""
+    waits: Waits = field(default_factory=Waits)
 
 
 def keep(app: FastAPI, state: State) -> None:

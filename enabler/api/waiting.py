@@ -1,0 +1,97 @@
+"""Waiting for a change: ``Prefer: wait=N`` (RFC 7240), or ``?wait=N`` for curl.
+
+A request that names the state it knows (``If-None-Match``) and is ready to wait is held until that
+state is no longer so. It ends early when its caller hangs up. The number of requests that wait is
+bounded, per caller and in all: each costs memory, and a caller has no use for many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Header, Query, Request
+
+from enabler.errors import TooManyWaits
+
+_T = TypeVar("_T")
+
+LONGEST = 300
+"""Seconds for which a request is held at most, whatever it prefers."""
+
+PER_CALLER = 8
+IN_ALL = 20_000
+
+Wait = Annotated[
+    int | None,
+    Query(
+        ge=0,
+        description="Seconds to wait for another state than `If-None-Match` names, like "
+        f"`Prefer: wait=N`. At most {LONGEST} are waited.",
+    ),
+]
+
+Prefer = Annotated[
+    str | None,
+    Header(description="`wait=N` (RFC 7240): wait up to N seconds for another state."),
+]
+
+# One preference of RFC 7240's list: a name, perhaps a value, perhaps parameters that we ignore.
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=[,;]|$)', re.IGNORECASE)
+
+
+def seconds(prefer: str | None, wait: int | None) -> int:
+    """Return for how many seconds a request may be held; 0 if it does not want to be."""
+    if wait is None:
+        match = _WAIT.search(prefer or "")
+        wait = int(match[1]) if match else 0
+    return min(wait, LONGEST)
+
+
+class Waits:
+    """Counts the requests that wait. Asked and told from one thread."""
+
+    def __init__(self, per_caller: int = PER_CALLER, in_all: int = IN_ALL) -> None:
+        self._per_caller = per_caller
+        self._in_all = in_all
+        self._waiting: Counter[str] = Counter()
+        self._count = 0
+
+    @contextmanager
+    def place(self, caller: str) -> Iterator[None]:
+        """Take a place for one request. Raises `TooManyWaits` if there is none left."""
+        if self._waiting[caller] >= self._per_caller:
+            raise TooManyWaits(
+                f"{self._per_caller} requests of this VM wait already; end one first"
+            )
+        if self._count >= self._in_all:
+            raise TooManyWaits("as many requests wait here as may; ask without waiting")
+        self._waiting[caller] += 1
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            self._waiting[caller] -= 1
+            if not self._waiting[caller]:
+                del self._waiting[caller]
+
+
+async def unless_hung_up(request: Request, waited: Coroutine[Any, Any, _T]) -> _T | None:
+    """Return what ``waited`` returns; None, and give it up, when the caller hangs up first."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waiting, leaving = asyncio.create_task(waited), asyncio.create_task(hung_up())
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        leaving.cancel()

@@ -1,7 +1,8 @@
 """The guest client: reads which real machine this VM runs on, and guards scans against its change.
 
-For programs: :func:`read_identity`, :func:`guarding`, :func:`guarded` (see ``library.py``), the
-verdicts they give, and the errors they raise. Importing this package alone loads nothing else.
+For programs: :func:`read_identity`, :func:`guarding`, :func:`guarded` and :func:`guarded_modules`
+(see ``library.py``), the verdicts they give, and the errors they raise. Importing this package
+alone loads nothing else.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
     from guest_client.identity import Identity as Identity
     from guest_client.library import Guarded as Guarded
     from guest_client.library import GuardedBlock as GuardedBlock
+    from guest_client.library import GuardedModules as GuardedModules
     from guest_client.library import guarded as guarded
+    from guest_client.library import guarded_modules as guarded_modules
     from guest_client.library import guarding as guarding
+    from guest_client.library import host_independent as host_independent
     from guest_client.library import read_identity as read_identity
+    from guest_client.modules import Again as Again
 
 _HOMES = {
     "channel": ("Channel", "Read"),
@@ -46,7 +51,17 @@ _HOMES = {
     ),
     "guard": ("Guard", "Outcome", "Reason", "Verdict", "judge"),
     "identity": ("Identity",),
-    "library": ("Guarded", "GuardedBlock", "guarded", "guarding", "read_identity"),
+    "library": (
+        "Guarded",
+        "GuardedBlock",
+        "GuardedModules",
+        "guarded",
+        "guarded_modules",
+        "guarding",
+        "host_independent",
+        "read_identity",
+    ),
+    "modules": ("Again",),
 }
 
 __all__ = [name for names in _HOMES.values() for name in names]

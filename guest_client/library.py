@@ -9,6 +9,12 @@
     result = guest_client.guarded(scan, repeat=2)   # runs scan() up to three times
     report(result.value, result.verdict)
 
+    result = guest_client.guarded_modules(          # runs again only what a change made untrue
+        {"hardware": read_hardware, "packages": guest_client.host_independent(list_packages)},
+        repeat=2,
+    )
+    report(result.values["hardware"], result.values["packages"], result.identity)
+
 The enabler's address and the deadline come from where the command has them, too: the configuration
 file and the environment (``config.py``), unless they are given.
 
@@ -18,9 +24,10 @@ begin with, whatever ``raising`` is: rule 5 of ``guard.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, Generic, TypeVar
 
 from guest_client.channel import Channel, Read
@@ -29,6 +36,7 @@ from guest_client.endpoint import parse_endpoint
 from guest_client.errors import ConfigurationError, InconsistentScan
 from guest_client.guard import Guard, Verdict
 from guest_client.identity import Identity
+from guest_client.modules import Again, End, Module, ModuleSet, Publish, Run
 
 T = TypeVar("T")
 
@@ -49,6 +57,34 @@ class Guarded(Generic[T]):
     value: T
     verdict: Verdict
     attempts: int
+
+
+class host_independent(Generic[T]):  # noqa: N801 - a decorator, and named as one
+    """Mark a module's function: what it finds does not depend on the real machine.
+
+    Its result stands when the VM is migrated, unless that fell inside its own run: installed
+    packages, yes; hardware, no. Used around a function, or as its decorator.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        update_wrapper(self, function)
+
+    def __call__(self) -> T:
+        """Call the function."""
+        return self._function()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedModules(Generic[T]):
+    """What a set of guarded functions gave: the values by name, all of them true together."""
+
+    values: Mapping[str, T]
+    verdict: Verdict
+    identity: Identity
+    """The machine that every value which depends on it was found on."""
+    runs: tuple[tuple[str, Again | None], ...]
+    """Each call, in order: the name, and why it was called again (``None`` the first time)."""
 
 
 def read_identity(enabler: str | None = None, *, deadline: float | None = None) -> Identity:
@@ -124,6 +160,50 @@ def guarded(
                 return Guarded(value, block.verdict, attempts)
             if attempts > repeat:
                 raise InconsistentScan(block.verdict)
+
+
+def guarded_modules(
+    functions: Mapping[str, Callable[[], T]],
+    *,
+    repeat: int = 0,
+    enabler: str | None = None,
+    deadline: float | None = None,
+    channel: Channel | None = None,
+) -> GuardedModules[T]:
+    """Call each function as a module of one scan, in their order, with a read between them.
+
+    N quiet functions cost N + 1 reads. When the machine changed, only what that made untrue is
+    called again (``modules.py`` has the rules), at most ``repeat`` times. A function depends on the
+    machine unless it is marked :class:`host_independent`.
+
+    Raises :class:`~guest_client.errors.InconsistentScan` when no repeat is left, and
+    :class:`~guest_client.errors.Unverified` when a read brought no trusted answer. The functions'
+    own exceptions pass. ``deadline`` is in seconds and for each read.
+    """
+    if repeat < 0:
+        raise ValueError(f"repeat is {repeat}; it can't be less than 0")
+    modules = ModuleSet(
+        [Module(name, not isinstance(f, host_independent)) for name, f in functions.items()],
+        repeat=repeat,
+    )
+    values: dict[str, T] = {}
+    runs: list[tuple[str, Again | None]] = []
+    with _opened(enabler, deadline, channel) as (way, seconds):
+        read = way.read(seconds)
+        step = modules.first(read.reading).step
+        while isinstance(step, Run):
+            name = step.module.name
+            runs.append((name, step.because))
+            values[name] = functions[name]()
+            read = way.read(seconds)
+            step = modules.ran(read.reading).step
+    match step:
+        case Publish(identity, verdict):
+            in_order = {name: values[name] for name in functions}
+            return GuardedModules(in_order, verdict, identity, tuple(runs))
+        case End(verdict):
+            read.trusted()
+            raise InconsistentScan(verdict)
 
 
 @contextmanager

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import guest_client
-from guest_client import InconsistentScan, NoAnswer, Refused, guarded, guarding, read_identity
+from guest_client import (
+    InconsistentScan,
+    NoAnswer,
+    Refused,
+    guarded,
+    guarded_modules,
+    guarding,
+    host_independent,
+    read_identity,
+)
 
 from .documents import MIGRATED, document
 from .enabler_server import EnablerServer, problem
@@ -128,6 +137,113 @@ def test_a_channel_serves_several_scans(server: EnablerServer) -> None:
         with guarding(channel=channel):
             pass
     assert len({peer for peer, *_ in server.requests}) == 1
+
+
+class Calls:
+    """Functions that tell of their calls; the one named ``crossed`` moves the VM, once."""
+
+    def __init__(self, server: EnablerServer, crossed: str | None = None) -> None:
+        self.made: list[str] = []
+        self._server = server
+        self._crossed = crossed
+
+    def of(self, name: str) -> Callable[[], str]:
+        def function() -> str:
+            self.made.append(name)
+            if name == self._crossed and self.made.count(name) == 1:
+                _move(self._server)
+            return f"{name} {self.made.count(name)}"
+
+        return function
+
+
+def test_quiet_modules_cost_a_read_more_than_there_are(server: EnablerServer) -> None:
+    calls = Calls(server)
+    result = guarded_modules({name: calls.of(name) for name in "abc"})
+    assert result.values == {"a": "a 1", "b": "b 1", "c": "c 1"}
+    assert result.verdict.consistent
+    assert result.identity.as_dict() == document()
+    assert len(server.requests) == 4
+
+
+def test_modules_that_a_migration_made_untrue_are_called_again(server: EnablerServer) -> None:
+    calls = Calls(server, crossed="disks")
+    packages = host_independent(calls.of("packages"))
+    result = guarded_modules(
+        {
+            "cpu": calls.of("cpu"),
+            "packages": packages,
+            "disks": calls.of("disks"),
+            "pci": calls.of("pci"),
+        },
+        repeat=1,
+    )
+    assert calls.made == ["cpu", "packages", "disks", "cpu", "disks", "pci"]
+    assert result.runs == (
+        ("cpu", None),
+        ("packages", None),
+        ("disks", None),
+        ("cpu", "machine-changed"),
+        ("disks", "crossed"),
+        ("pci", None),
+    )
+    assert list(result.values.items()) == [
+        ("cpu", "cpu 2"),
+        ("packages", "packages 1"),
+        ("disks", "disks 2"),
+        ("pci", "pci 1"),
+    ]
+    assert result.identity.as_dict() == document(MIGRATED)
+    assert len(server.requests) == 7
+
+
+def test_without_repeats_crossed_modules_raise(server: EnablerServer) -> None:
+    calls = Calls(server, crossed="a")
+    with pytest.raises(InconsistentScan) as caught:
+        guarded_modules({name: calls.of(name) for name in "ab"})
+    assert caught.value.verdict.reason == "migrated"
+    assert calls.made == ["a"]
+
+
+def test_modules_without_a_trusted_answer_raise(server: EnablerServer) -> None:
+    calls = Calls(server)
+
+    def refused() -> str:
+        server.otherwise = problem(403, "caller-unknown")
+        return "never seen"
+
+    with pytest.raises(Refused):
+        guarded_modules({"a": refused, "b": calls.of("b")}, repeat=3)
+    with pytest.raises(Refused):
+        guarded_modules({"b": calls.of("b")})
+    assert calls.made == []
+
+
+def test_a_modules_own_error_passes(server: EnablerServer) -> None:
+    def broken() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        guarded_modules({"a": broken}, repeat=3)
+    assert len(server.requests) == 1
+
+
+def test_modules_wrongly_given(server: EnablerServer) -> None:
+    with pytest.raises(ValueError, match="one module or more"):
+        guarded_modules({})
+    with pytest.raises(ValueError, match="repeat"):
+        guarded_modules({"a": lambda: 1}, repeat=-1)
+    assert server.requests == []
+
+
+def test_host_independent_is_a_decorator_too() -> None:
+    @host_independent
+    def packages() -> int:
+        """Count them."""
+        return 3
+
+    assert packages() == 3
+    assert packages.__doc__ == "Count them."
 
 
 @pytest.mark.parametrize("wrong", [{"enabler": "nowhere"}, {"deadline": -1}])

@@ -1,4 +1,8 @@
-"""Write openapi/openapi.yaml from the app's routes (``make openapi``)."""
+"""Write openapi/openapi.yaml (``make openapi``).
+
+The routes are the enabler's, the webhooks what the guest's agent sends: the two parts that never
+import each other meet in their contract.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from enabler.api.openapi import document
+from enabler.api import openapi
+from guest_client.agent.event_schema import webhooks
 
 TARGET = Path(__file__).with_name("openapi.yaml")
 
@@ -19,6 +24,11 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def document() -> dict[str, Any]:
+    """Return the whole contract."""
+    return openapi.document() | {"webhooks": webhooks()}
 
 
 def render() -> str:

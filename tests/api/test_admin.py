@@ -12,8 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from enabler.api.openapi import document
-from openapi.export import TARGET, render
+from openapi.export import TARGET, document, render
 from tests.api.running import DEFAULT_VM, MACHINE, Enabler
 
 OTHER = "00000000-0000-4000-8000-000000000000"

@@ -1,7 +1,8 @@
 """``make demo``: the main job, for real, told step by step.
 
 Two hosts and a guest come up; a real scanner is guarded in the guest; the guest is live-migrated in
-its middle; the crossed output is discarded, and the scan repeated on the new host.
+its middle; the crossed output is discarded, and the scan repeated on the new host. In the end the
+guest has a new agent ID, and a licence server has been told.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from tests.lab.doorway import Doorway
 from tests.lab.errors import LabError
 from tests.lab.guest import Guest
 from tests.lab.host import Host
 from tests.lab.lab import Lab
 from tests.lab.migration import migrate
+from tests.lab.processes import wait_until
+from tests.lab.receiver import Receiver
 from tests.lab.scans import GatedScan
 
 _BOLD, _PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
@@ -25,8 +32,10 @@ _BOLD, _PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
 def main() -> int:
     """Tell the story; 0 if it went as it must."""
     try:
-        with Lab(hosts=2, guests=1) as lab:
-            return _tell(lab, lab.guests[0], *lab.hosts)
+        with Lab(hosts=2, guests=1) as lab, tempfile.TemporaryDirectory() as folder:
+            licences = Receiver(Path(folder) / "events")
+            with Doorway(lab.hosts, licences.address) as door:
+                return _tell(lab.guests[0], *lab.hosts, licences, door.url)
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -34,7 +43,7 @@ def main() -> int:
         return 130
 
 
-def _tell(lab: Lab, guest: Guest, a: Host, b: Host) -> int:
+def _tell(guest: Guest, a: Host, b: Host, licences: Receiver, url: str) -> int:
     _act("Two machines, each with a libvirtd and an enabler of its own")
     for host in (a, b):
         _shell(f"{host.name}# enabler identity", host.run("enabler", "identity").stdout)
@@ -42,10 +51,19 @@ def _tell(lab: Lab, guest: Guest, a: Host, b: Host) -> int:
     _act(f"In {guest.name}, which runs on {a.name}: who am I on?")
     _curl(guest)
 
+    _act("The agent of a licence manager, which must not be taken for the same after a move")
+    guest.write_file("/etc/guest-client/config.toml", f'[[destination]]\nurl = "{url}/events"\n')
+    agent = guest.spawn(["guest-client", "agent", "run"])
+    _wait(lambda: guest.run(["guest-client", "agent", "status"]).returncode == 0)
+    print(f"{guest.name}# guest-client agent run &")
+    old_id = _shell_in(guest, "guest-client agent-id show")
+
     _act("A guarded scan; it will be crossed by a live migration")
-    command = "guest-client scan --repeat-if-migrated --output … --report … -- lshw -json"
-    print(f"{guest.name}# {command}")
-    scan = GatedScan(guest, "--repeat-if-migrated")
+    options = ("--repeat-if-migrated", "--notify-if-migrated")
+    print(
+        f"{guest.name}# guest-client scan {' '.join(options)} --output … --report … -- lshw -json"
+    )
+    scan = GatedScan(guest, *options)
     scan.wait_begun()
     print(f"   the scanner is at work (the before-read said {_serial(a)})")
     print(f"{a.name}# virsh migrate --live {guest.name} qemu+tcp://{b.name}/system")
@@ -71,12 +89,35 @@ def _tell(lab: Lab, guest: Guest, a: Host, b: Host) -> int:
         b.run("enabler", "vms", "--config", str(b.enabler_config)).stdout,
     )
 
-    went_well = scanned.verdicts() == [("inconsistent", "migrated"), ("consistent", None)]
+    _act("What followed: a new agent ID, and the licence server knows")
+    _wait(lambda: len(licences.events()) > 0)
+    new_id = _shell_in(guest, "guest-client agent-id show")
+    guest.run(["guest-client", "agent", "stop"])
+    agent.wait()
+    events = licences.events()
+    _shell(f"licence server: {len(events)} event", json.dumps(events[0], indent=2))
+
+    went_well = (
+        old_id != new_id
+        and len(events) == 1
+        and scanned.verdicts() == [("inconsistent", "migrated"), ("consistent", None)]
+    )
     if not went_well or scanned.code != 0 or scanned.output is None:
         print(f"demo: this is not how it must go: {scanned.verdicts()}", file=sys.stderr)
         return 1
     _act("Done: the crossed output was discarded, the second is the new machine's alone")
     return 0
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    if not wait_until(condition, 60, 0.2):
+        raise LabError("the agent does not get on: see 'guest-client agent status' in the guest")
+
+
+def _shell_in(guest: Guest, command: str) -> str:
+    said = guest.run(command.split(), check=True).stdout.strip()
+    _shell(f"{guest.name}# {command}", said)
+    return said
 
 
 def _curl(guest: Guest) -> None:

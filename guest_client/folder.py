@@ -237,7 +237,7 @@ class FolderDestination:
             try:
                 locked = _lock(lock)
                 if path.suffix == ".old" and locked is not False and not self.path.exists():
-                    if _is_whole(path):
+                    if _is_whole(lock):
                         path.rename(self.path)
                 elif locked:
                     shutil.rmtree(path, ignore_errors=True)
@@ -246,34 +246,51 @@ class FolderDestination:
 
     def _check(self) -> os.stat_result | None:
         """See that what is there may be replaced; gives its status, ``None`` if nothing is."""
-        try:
-            there = self.path.stat()
-        except FileNotFoundError:
-            return None
-        if not stat.S_ISDIR(there.st_mode):
-            raise OutputError(f"{self.shown} is a file; a set of modules goes to a folder")
-        if os.path.samestat(there, Path.cwd().stat()):
-            raise OutputError(
-                f"can't replace {self.shown}, the folder that we are in; name one in it"
-            )
-        if not os.access(self.path, os.W_OK | os.X_OK):
-            raise OutputError(f"can't replace {self.shown}: it may not be written by this user")
-        foreign = sorted({entry.name for entry in self.path.iterdir()} - _set_in(self.path))
-        if foreign:
-            raise OutputError(
-                f"can't replace {self.shown}: it has {printable(foreign[0], 80)} in it, which no"
-                " set of modules put there; name a folder that holds nothing else"
-            )
-        return there
+        while True:
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            except NotADirectoryError as error:
+                if not self.path.parent.is_dir():
+                    raise
+                raise OutputError(
+                    f"{self.shown} is a file; a set of modules goes to a folder"
+                ) from error
+            try:
+                problem = _problem(fd)
+                if problem is None:
+                    return os.fstat(fd)
+                if _is_at(fd, self.path):  # else another scan has replaced what we looked at
+                    raise OutputError(f"can't replace {self.shown}: {problem}")
+            finally:
+                os.close(fd)
 
     def _beside(self, kind: str) -> Path:
         return self.path.with_name(f"{self._hidden}.{secrets.token_hex(6)}.{kind}")
 
 
-def _set_in(path: Path) -> frozenset[str]:
+def _problem(folder: int) -> str | None:
+    """Say why this open folder may not be replaced; ``None``: it may be."""
+    if os.path.samestat(os.fstat(folder), Path.cwd().stat()):
+        return "it is the folder that we are in; name one in it"
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
+        return "it may not be written by this user"
+    of_a_set = _set_in(folder)  # first: a set that is being removed gets no new files
+    foreign = sorted(set(os.listdir(folder)) - of_a_set)
+    if foreign:
+        return (
+            f"it has {printable(foreign[0], 80)} in it, which no set of modules put there;"
+            " name a folder that holds nothing else"
+        )
+    return None
+
+
+def _set_in(folder: int) -> frozenset[str]:
     """Give the names of the files that a set in this folder has; none if there is no set."""
     try:
-        with (path / MANIFEST).open("rb") as stream:
+        fd = os.open(MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        with os.fdopen(fd, "rb") as stream:
             document = json.loads(stream.read(_LARGEST_MANIFEST))
         if document["manifest_version"] != MANIFEST_VERSION:
             return frozenset()
@@ -282,9 +299,9 @@ def _set_in(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _is_whole(path: Path) -> bool:
-    names = _set_in(path)
-    return bool(names) and all((path / name).is_file() for name in names)
+def _is_whole(folder: int) -> bool:
+    names = _set_in(folder)
+    return bool(names) and names <= set(os.listdir(folder))
 
 
 def _open_folder(path: Path) -> int:

@@ -9,6 +9,7 @@ import os
 import pwd
 import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from guest_client.times import rfc3339, utc_now
 NOT_RUNNING = 3
 """Exit code of `agent status` when none runs: what `systemctl status` and LSB scripts say."""
 HAND = "hand"
+_LAST_BREATH = 5.0
+"""Seconds that an agent may take to be gone when it has done all that it does."""
 _LONGEST_LOOK = 5.0
 """Seconds that a trigger by hand waits for the present identity."""
 
@@ -79,6 +82,9 @@ def stop(options: argparse.Namespace, settings: Settings) -> int:
         if holder(settings.state_dir) is not None:
             raise
         say(f"no agent runs on {settings.state_dir}")
+    end = time.monotonic() + _LAST_BREATH
+    while holder(settings.state_dir) is not None and time.monotonic() < end:
+        time.sleep(0.02)  # it has hung up, and is about to be gone
     return 0
 
 

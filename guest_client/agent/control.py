@@ -48,7 +48,8 @@ class ControlServer:
                     sock.bind(short)
                 finally:
                     os.umask(before)
-            self._server = await asyncio.start_unix_server(self._serve, sock=sock)
+            # Not asyncio's own for Unix sockets: from 3.13 on that looks its path up again.
+            self._server = await asyncio.start_server(self._serve, sock=sock)
         except OSError as error:
             sock.close()
             raise StateNotMade(

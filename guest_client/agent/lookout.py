@@ -14,7 +14,7 @@ from guest_client.channel import Read
 from guest_client.endpoint import Endpoint
 from guest_client.guard import differences
 from guest_client.identity import Identity
-from guest_client.times import utc_now
+from guest_client.times import rfc3339, utc_now
 
 
 class Lookout:
@@ -58,8 +58,10 @@ class Lookout:
                 read = await self._reads.get()
                 self._tell(read)
                 self._latest = read
-                if read.identity is not None:
-                    self._take(read.identity)
+                if read.identity is not None and not self._take(read.identity, read.started):
+                    self._watch.look_again()
+                    self._news()  # somebody else's
+                    continue
                 self.oriented.set()
         finally:
             self._watch.stop()
@@ -77,8 +79,16 @@ class Lookout:
             "error": None if read is None or read.error is None else str(read.error),
         }
 
-    def _take(self, present: Identity) -> None:
+    def _take(self, present: Identity, since: str) -> bool:
+        """Put what was read into the state; false if it is older than what is known by now.
+
+        A scan, or a command, can note a new stay while a read of the old one is on its way to us.
+        Taken for news, it would be a migration back that never was.
+        """
         known = self._state.known()
+        # A clock that was set back since makes no reading old.
+        if known is not None and since < known.noted_at <= rfc3339(utc_now()):
+            return False
         standing, news = observe(known, present, utc_now())
         if (
             known is not None
@@ -86,9 +96,10 @@ class Lookout:
             and not differences(known.identity, present)
             and known.migrating == standing.migrating
         ):
-            return  # nothing that is worth a write
+            return True  # nothing that is worth a write
         if self._state.observed(standing, news):
             self._news()
+        return True
 
     def _tell(self, read: Read) -> None:
         """Say that the enabler doesn't answer, and that it does again: once each."""

@@ -43,6 +43,8 @@ class Known:
     """A migration away was seen to begin, and not to end."""
     attempts: int = 0
     """How many migrations were seen to begin in this residency."""
+    noted_at: str = ""
+    """When it was put into the state; empty before."""
 
 
 @dataclass(frozen=True, slots=True)

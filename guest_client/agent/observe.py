@@ -6,9 +6,10 @@ Pure. The guard's rules (``guard.py``) say what changed; this says whom to call.
     ---------------------  ----------------------------------------  ------------------------
     nothing                any                                       none: it is noted
     VM V                   another VM                                cloned
-    generation G           another generation                        reverted
+    generation G           another, and no restore explains it       reverted
     host H                 another host                              migrated
     residency R            another on the same host, by migration    migrated (it returned)
+    residency R            another on the same host, by snapshot     reverted
     residency R            another on the same host, otherwise       none: restored, started
     not migrating          outgoing                                  migrating
     migrating              same residency, no longer outgoing        aborted

@@ -10,8 +10,8 @@
 
 A VM that was restored where it had been saved, or started again on the same machine, or resized, is
 the same VM on the same machine with the same agent ID: nobody is called, and there is no phase for
-it (:data:`guest_client.triggers.TRIGGERING` is the rule). Saved here and restored elsewhere is
-``migrated``; restored with another generation ID is ``reverted``.
+it (:data:`guest_client.triggers.TRIGGERING` is the rule). Saved here and restored elsewhere, or
+shut down here and started elsewhere, is ``migrated``.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def registration(row: sqlite3.Row) -> Registration:
 
 def known(row: sqlite3.Row) -> Known:
     """Read the row of ``known``."""
-    return Known(parse_identity(row["document"]), bool(row["migrating"]), row["attempts"])
+    identity = parse_identity(row["document"])
+    return Known(identity, bool(row["migrating"]), row["attempts"], row["noted_at"])
 
 
 def trigger(row: sqlite3.Row) -> Trigger:

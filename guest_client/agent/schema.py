@@ -45,7 +45,7 @@ CREATE TABLE known (                         -- the identity that was last seen:
     residency_id TEXT NOT NULL,
     migrating INTEGER NOT NULL,
     attempts INTEGER NOT NULL,               -- migrations begun in this residency
-    seen_at TEXT NOT NULL
+    noted_at TEXT NOT NULL
 );
 
 CREATE TABLE triggers (

@@ -26,6 +26,7 @@ from guest_client.agent.post import Post
 from guest_client.agent.registry import Registry
 from guest_client.agent.settings import Program
 from guest_client.agent.steps import Unfinished
+from guest_client.errors import IdentityInvalid
 from guest_client.times import WallClock, utc_now
 
 KEPT_TRIGGERS = 1000
@@ -41,9 +42,15 @@ class State(Database):
         self.post = Post(self)
 
     def known(self) -> Known | None:
-        """Give the identity that was last seen."""
+        """Give the identity that was last seen.
+
+        One that an earlier client took for good, and this one doesn't, is not known.
+        """
         found = self.read("SELECT * FROM known")
-        return rows.known(found[0]) if found else None
+        try:
+            return rows.known(found[0]) if found else None
+        except IdentityInvalid:
+            return None
 
     def record(self, trigger: NewTrigger, known: Known | None = None) -> bool:
         """Put a trigger on disk, and what is ``known`` from then on if it is given.

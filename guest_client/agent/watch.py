@@ -38,13 +38,14 @@ class Watch:
         *,
         once: bool = False,
     ) -> None:
-        """``once``: until one read has brought a trusted identity, and no longer."""
+        """``once``: until a read has brought a trusted identity, and then only when told to."""
         self._channel = Channel(enabler)
         self._asker = Asker(enabler)
         self._deadline = deadline
         self._interval = interval
         self._heard = heard
         self._once = once
+        self._afresh = False
         self._stopped = False
         self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -57,23 +58,31 @@ class Watch:
         """Look now, and not at the end of the interval."""
         self._due.set()
 
+    def look_again(self) -> None:
+        """Look now, and read whether or not anything has changed."""
+        self._afresh = True
+        self._due.set()
+
     def stop(self) -> None:
         """Look no more. A read that is under way is not waited for: it holds nothing."""
         self._stopped = True
         self._due.set()
 
     def _run(self) -> None:
+        trusted = False
         while not self._stopped:
             self._due.clear()
+            if self._afresh:
+                self._afresh = False
+                self._asker.forget()
             if self._asker.changed():
                 read = self._channel.read(self._deadline)
-                if read.identity is None:
+                trusted = read.identity is not None
+                if not trusted:
                     self._asker.forget()
                 if not self._stopped:
                     self._heard(read)
-                if self._once and read.identity is not None:
-                    return
-            self._due.wait(self._interval)
+            self._due.wait(None if self._once and trusted else self._interval)
 
 
 class Asker:

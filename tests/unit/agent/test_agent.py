@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import uuid
 from pathlib import Path
 
@@ -13,10 +14,14 @@ import pytest
 from guest_client.agent.control import ask
 from guest_client.agent.event import event_id
 from guest_client.agent.event_schema import event_schema
+from guest_client.agent.observe import observe
+from guest_client.agent.state import State
+from guest_client.times import utc_now
 from guest_client.triggers import trigger_key
 from tests.lab.receiver import Behaviour, Receiver
 
 from ..guest.documents import identity
+from ..guest.enabler_server import Handler, answering
 from .conftest import AgentHome, Fifo, said, stay
 
 SECOND_VM = "22222222-0000-4000-8000-000000000002"
@@ -387,6 +392,37 @@ def test_the_watch_asks_with_the_etag_and_reads_only_what_has_changed(home: Agen
         asked = [headers.get("If-None-Match") for _, _, headers in home.server.requests]
     # asked, read; asked (304); asked (200), read
     assert [tag is not None for tag in asked] == [False, False, True, True, False]
+
+
+def test_a_reading_that_is_older_than_what_is_known_is_no_news(
+    home: AgentHome, receiver: Receiver
+) -> None:
+    """A read of the old host is on its way while something else notes the new one."""
+    home.configure(receiver)
+    home.ready_agent("--watch")
+    home.wait_known("stay-1")
+    asked, go_on = threading.Event(), threading.Event()
+
+    def old_answer(handler: Handler) -> None:
+        body = json.dumps(_document(0)).encode()
+        asked.set()
+        go_on.wait(60)
+        handler.reply(body)
+
+    home.migrate(1)
+    with home.server.lock:  # the question finds a change; the read that follows is the old host's
+        home.server.script = [answering(b"{}"), old_answer]
+    look(home)
+    assert asked.wait(60)
+    with State(home.state_dir) as state:
+        known = state.known()
+        assert known is not None
+        assert state.observed(*observe(known, identity(stay(1)), utc_now(), "hand"))
+    go_on.set()
+    (event,) = receiver.wait_for_events(1)
+    assert event["data"]["new"]["residency"]["id"] == "stay-2"
+    home.wait_asked(6)  # it has looked again
+    assert [one["sentence"] for one in home.history()] == [event["data"]["trigger"]["sentence"]]
 
 
 def test_the_service_manager_is_told(home: AgentHome) -> None:

@@ -136,7 +136,7 @@ class ModularScan:
         """Run a module, and read the identity after it."""
         module, catcher = this.module, self._session.catcher
         spool = part.spool(module.output)
-        with closing(spool.stream):
+        with closing(spool):
             this.scanner = run(
                 module.command, catcher, stdin=subprocess.DEVNULL, stdout=spool.stream
             )

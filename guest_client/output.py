@@ -83,6 +83,10 @@ class Spool:
             with suppress(OSError):
                 self.path.unlink()
             self.path = None
+        self.close()
+
+    def close(self) -> None:
+        """Close it. What could not be written, :meth:`prove_room` has told."""
         with suppress(OSError):
             self.stream.close()
 

@@ -193,12 +193,13 @@ def _parse(text: str, name: str, where: str) -> Plan:
     except RecursionError as error:
         raise ConfigurationError(f"{where} is nested too deeply; mend it") from error
     try:
-        return _plan(document, name)
+        return plan_of(document, name)
     except _Wrong as error:
         raise ConfigurationError(f"{where}: {error}") from error
 
 
-def _plan(document: Mapping[str, Any], name: str) -> Plan:
+def plan_of(document: Mapping[str, Any], name: str) -> Plan:
+    """Make a plan of what TOML has; raises ``ValueError``, which says what is wrong in it."""
     _check_keys(document, ("description", "include", "module"), "")
     description = _value(document, "description", "", _text)
     modules = [

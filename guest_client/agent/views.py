@@ -105,7 +105,7 @@ def history_text(entries: Sequence[Mapping[str, Any]]) -> str:
             f"{one['detected_at']}  {one['phase']} ({one['state']}): {printable(one['sentence'])}"
         )
         old, new = one["agent_id"]["old"], one["agent_id"]["new"]
-        if old != new:
+        if one["completed_at"] and old != new:
             lines.append(f"    agent ID {old or 'not known'}, then {new or 'not known'}")
         for each in one["runs"]:
             problem = f" ({printable(each['problem'])})" if each["problem"] else ""

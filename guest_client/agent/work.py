@@ -103,10 +103,11 @@ class Work:
     def _end(self, job: Job, result: Result) -> None:
         now, jitter = self._clock(), self._jitter()
         state = self._state.end_run(job, result, lambda j: settle(j, result.outcome, now, jitter))
+        what = f"{job.name} failed ({result.problem}{_last_words(result.output)})"
         if state is JobState.FAILED:
-            self._say(f"{job.name} failed ({result.problem}); given up after {job.tries} tries")
+            self._say(f"{what}; given up after {job.tries} tries")
         elif state is JobState.DUE:
-            self._say(f"{job.name} failed ({result.problem}); it will be tried again")
+            self._say(f"{what}; it will be tried again")
 
     def _complete(self, seq: int) -> None:
         trigger = self._state.trigger(seq)
@@ -137,6 +138,11 @@ class Work:
         failed = [job.name for job in self._state.jobs(seq) if job.state is JobState.FAILED]
         how = f"failed: {', '.join(failed)}" if failed else "all programs ended well"
         self._say(f"{trigger.what.phase}: done, {how}; the agent ID is {new or 'not known'}")
+
+
+def _last_words(output: str) -> str:
+    lines = output.strip().splitlines()
+    return f": {printable(lines[-1])}" if lines else ""
 
 
 def _is_of(trigger: int, name: str, job: Job) -> bool:

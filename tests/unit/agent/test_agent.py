@@ -104,11 +104,10 @@ def test_a_dead_receiver_gets_three_migrations_in_order_when_it_is_back(
     for number in (1, 2, 3):
         home.migrate(number)
         look(home)
-        home.wait_known(f"stay-{number + 1}")
+        home.wait_done(number)
         if number == 2:  # an outage is longer than an agent's life
             agent.kill()
             agent = home.ready_agent("--watch")
-    home.wait_done(3)
     assert home.json("agent", "status")["destinations"][0]["waiting"] == 3
     receiver.open()
     home.run("agent", "outbox", "--retry")
@@ -243,7 +242,10 @@ def test_programs_run_in_order_and_one_that_fails_stops_no_other(
     home.register("good", f"echo good >> {marks}")
     home.register("later", f"echo later >> {marks}; [ $TRIGGER_TRY = 2 ]")
     home.run("agent", "trigger")
-    home.run("agent", "run", "--once")
+    agent = home.agent("--once")
+    assert agent.wait() == 0
+    assert said(agent, r"bad failed \(exit code 3: oops\); it will be tried again") == 1
+    assert said(agent, r"bad failed \(exit code 3: oops\); given up after 2 tries") == 1
     order = marks.read_text().split()
     assert order[:3] == ["bad1", "good", "later"]
     assert sorted(order[3:]) == ["bad2", "later"]
@@ -443,3 +445,22 @@ def look(home: AgentHome) -> None:
 
 def _document(number: int) -> dict[str, object]:
     return identity(stay(number)).as_dict()
+
+
+def test_the_commands_print_for_people(home: AgentHome, receiver: Receiver) -> None:
+    home.configure(receiver)
+    home.register("mark", "echo done; exit 3", "--tries", "1", "--on", "migrated,aborted")
+    receiver.behaviour = Behaviour("failing", status=500)
+    home.run("agent", "trigger", "--reason", "new board")
+    home.run("agent", "run", "--once", expect=75)
+    assert "on migrated, aborted; 300 s, 1 tries; by a person" in home.run("agent", "list")
+    history = home.run("agent", "history")
+    assert "migrated (done): new board" in history
+    assert "mark, try 1: failed (exit code 3)" in history
+    assert f"{receiver.url}: waiting after 1 tries" in history
+    assert "it answers with status 500" in home.run("agent", "outbox")
+    home.ready_agent()
+    assert "1 events wait" in home.run("agent", "status")
+    (entry,) = home.json("agent", "history")
+    assert entry == home.history()[0]
+    assert entry["runs"][0]["output"] == "done\n"

@@ -73,6 +73,8 @@ def test_what_is_not_known_is_said_so_and_terminal_codes_are_not_passed_on(guest
         ),
         (["scan", "--notify-program", "x", "--", "true"], "--notify-if-migrated"),
         (["scan", "--state-dir", "here", "--", "true"], "a full path"),
+        (["plans", "nonsense"], "there is no ready-made plan"),
+        (["plans", "--", "true"], "no command after --"),
         (["identity", "extra"], "extra"),
         (["identity", "--", "lshw"], "no command after --"),
         (["doctor", "--deadline", "x"], "a number of seconds"),
@@ -166,10 +168,11 @@ def test_help_names_the_exit_codes_and_defaults(guest: Guest, arguments: list[st
         assert "169.254.77.1:8777" in done.stdout
 
 
-def test_every_key_has_its_flag_on_scan(guest: Guest) -> None:
+def test_every_key_that_a_scan_heeds_has_its_flag(guest: Guest) -> None:
     shown = guest.run("scan", "--help").stdout
-    for key in KEYS:
-        assert f"--{key.name.replace('_', '-')}" in shown
+    agents_own = {"agent_id_file", "watch_interval", "program", "destination"}
+    for name in {key.name for key in KEYS} - agents_own:
+        assert f"--{name.replace('_', '-')}" in shown
 
 
 def test_the_version(guest: Guest) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,33 @@ def test_every_key_is_a_setting_with_its_default_documented(file: Path) -> None:
     for key in KEYS:
         assert key.meaning
         value = getattr(settings, key.name)
-        assert key.default == "none" if value is None else key.parse(key.default) == value
+        if value in (None, ()):
+            assert key.default  # in words: none, or made of another setting
+        else:
+            assert key.parse(key.default) == value
     assert {key.name for key in KEYS} <= set(Settings.__dataclass_fields__)
+
+
+EXAMPLE = Path(__file__).parents[3] / "deploy/examples/guest-client.toml"
+_COMMENTED_OUT = re.compile(r"^# (?=\w+ = |\[\[\w+\]\])", re.MULTILINE)
+
+
+def test_the_example_has_the_defaults() -> None:
+    settings = load({}, {}, EXAMPLE)
+    assert dataclasses.replace(settings, file=None, sources={}) == Settings()
+    for key in KEYS:
+        if getattr(settings, key.name) not in (None, ()):
+            assert key.name in settings.sources, f"{key.name} is not in {EXAMPLE.name}"
+
+
+def test_the_example_has_every_key(tmp_path: Path) -> None:
+    """What is commented out is right as well."""
+    all_of_it = tmp_path / "all.toml"
+    all_of_it.write_text(_COMMENTED_OUT.sub("", EXAMPLE.read_text()))
+    settings = load({}, {}, all_of_it)
+    assert set(settings.sources) == {key.name for key in KEYS}
+    for key in KEYS:
+        assert getattr(settings, key.name)
 
 
 def test_the_environment_weighs_more_than_the_file_and_flags_most(file: Path) -> None:

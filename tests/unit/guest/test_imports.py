@@ -58,6 +58,7 @@ def test_the_distribution_requires_httpx_alone() -> None:
         "from guest_client import Verdict, judge, InconsistentScan",
         "from guest_client.cli import build_parser; build_parser().format_help()",
         "from guest_client.cli import main; main(['scan', '--no-such-flag'])",
+        "from guest_client.cli import main; main(['plans'])",
     ],
 )
 def test_what_needs_no_network_does_not_load_httpx(code: str) -> None:

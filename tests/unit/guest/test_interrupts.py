@@ -6,24 +6,13 @@ import os
 import pty
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .conftest import GUEST_CLIENT, Guest
 from .enabler_server import EnablerServer, problem
-
-PATIENCE = 20.0
-"""Seconds after which a condition that should have come true has not."""
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "what was waited for did not happen"
-        time.sleep(0.01)
+from .waiting import until
 
 
 def _gone(pid_file: Path) -> bool:
@@ -50,14 +39,14 @@ def _start(guest: Guest, *options: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_client_and_scanner_and_what_it_started(guest: Guest, signum: int) -> None:
     process = _start(guest, "--keep-inconsistent", "aside")
-    _until((guest.home / "scanner").exists)
+    until((guest.home / "scanner").exists)
     process.send_signal(signum)
     _, said = process.communicate()
     assert process.returncode == 128 + signum
     name = signal.Signals(signum).name
     assert said.decode() == f"guest-client: ended by {name}; the output was discarded\n"
     assert _gone(guest.home / "scanner")
-    _until(lambda: _gone(guest.home / "child"))
+    until(lambda: _gone(guest.home / "child"))
     assert (guest.home / "out").read_text() == "old"
     assert not (guest.home / "aside").exists()
     assert guest.leftovers() == []
@@ -72,7 +61,7 @@ def test_a_signal_ends_client_and_scanner_and_what_it_started(guest: Guest, sign
 def test_a_scanner_that_ends_well_when_asked_is_interrupted_all_the_same(guest: Guest) -> None:
     tidy = 'trap "exit 0" TERM; echo half; >ready; while :; do sleep 0.02; done'
     process = guest.start("scan", "--output", "out", "--", "sh", "-c", tidy)
-    _until((guest.home / "ready").exists)
+    until((guest.home / "ready").exists)
     process.terminate()
     process.communicate()
     assert process.returncode == 143
@@ -82,7 +71,7 @@ def test_a_scanner_that_ends_well_when_asked_is_interrupted_all_the_same(guest: 
 def test_a_scanner_that_does_not_heed_is_killed(guest: Guest) -> None:
     deaf = 'trap "" INT TERM HUP; echo $$ >scanner.new; mv scanner.new scanner; sleep 600 & wait'
     process = guest.start("scan", "--", "sh", "-c", deaf)
-    _until((guest.home / "scanner").exists)
+    until((guest.home / "scanner").exists)
     process.terminate()
     process.communicate()
     assert process.returncode == 143
@@ -92,7 +81,7 @@ def test_a_scanner_that_does_not_heed_is_killed(guest: Guest) -> None:
 def test_a_signal_during_the_reads_ends_them(guest: Guest, server: EnablerServer) -> None:
     server.otherwise = problem(503, "hypervisor-unavailable")
     process = guest.start("scan", "--report", "report.json", "--", "touch", "started")
-    _until(lambda: bool(server.requests))
+    until(lambda: bool(server.requests))
     process.terminate()
     process.communicate()
     assert process.returncode == 143
@@ -103,7 +92,7 @@ def test_a_signal_during_the_reads_ends_them(guest: Guest, server: EnablerServer
 def test_a_signal_to_identity_ends_it_quietly(guest: Guest, server: EnablerServer) -> None:
     server.otherwise = problem(503, "hypervisor-unavailable")
     process = guest.start("identity")
-    _until(lambda: bool(server.requests))
+    until(lambda: bool(server.requests))
     process.send_signal(signal.SIGINT)
     out, said = process.communicate()
     assert (process.returncode, out, said) == (130, b"", b"")
@@ -120,7 +109,7 @@ def test_what_was_ignored_at_the_start_stays_ignored(guest: Guest) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
-    _until((guest.home / "ready").exists)
+    until((guest.home / "ready").exists)
     process.send_signal(signal.SIGHUP)
     (guest.home / "go").touch()
     out, _ = process.communicate()
@@ -158,7 +147,7 @@ class Terminal:
 def test_ctrl_c_on_a_terminal(guest: Guest) -> None:
     report = guest.home / "report.json"
     terminal = Terminal(guest, "scan", "--report", str(report), "--", "sh", "-c", SCANNER)
-    _until((guest.home / "scanner").exists)
+    until((guest.home / "scanner").exists)
     os.write(terminal.keyboard, b"\x03")
     shown = terminal.shown()
     assert terminal.process.returncode == 130
@@ -177,7 +166,7 @@ def test_on_a_terminal_the_scanner_gets_one_ctrl_c_and_time_to_tidy_up(guest: Gu
         " >ready; while :; do sleep 0.02; done"
     )
     terminal = Terminal(guest, "scan", "--", "sh", "-c", tidy)
-    _until((guest.home / "ready").exists)
+    until((guest.home / "ready").exists)
     os.write(terminal.keyboard, b"\x03")
     terminal.shown()
     assert terminal.process.returncode == 130
@@ -187,7 +176,7 @@ def test_on_a_terminal_the_scanner_gets_one_ctrl_c_and_time_to_tidy_up(guest: Gu
 
 def test_on_a_terminal_the_scanner_may_read_from_it(guest: Guest) -> None:
     terminal = Terminal(guest, "scan", "--", "sh", "-c", "echo >ready; read line; echo got $line")
-    _until((guest.home / "ready").exists)
+    until((guest.home / "ready").exists)
     os.write(terminal.keyboard, b"secret\n")
     shown = terminal.shown()
     assert terminal.process.returncode == 0

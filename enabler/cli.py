@@ -139,9 +139,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _identity(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    from enabler import hypervisor, service
+    from enabler import libvirt_host, service
 
-    host = hypervisor.ask_host(settings.libvirt_uri)
+    host = libvirt_host.ask_host(settings.libvirt_uri)
     identified = service.establish(settings, host)
     machine = service.machine_document(identified)
     capacity = service.capacity_document(host)

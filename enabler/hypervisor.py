@@ -21,16 +21,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
 import libvirt
 
 from enabler import domains
-from enabler.errors import ConfigurationError, HypervisorDenied, HypervisorError
+from enabler.errors import HypervisorDenied, HypervisorError
 from enabler.events import (
     Changed,
     Event,
@@ -41,6 +38,7 @@ from enabler.events import (
     Stay,
     Unseen,
 )
+from enabler.libvirt_host import HostFacts, check_uri, host_facts, silence, translate
 from enabler.libvirt_words import arrival_of, lifecycle_event, migration_job, presence_of
 from enabler.runs import Run, Runs, StatusFile
 
@@ -53,22 +51,6 @@ _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 2, 3
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.2, 5.0
 _ASKERS = 4
 _RESYNC_BEATS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What libvirt says of the host itself.
-
-    ``sysinfo`` is None where it has none, ``sysinfo_error`` says why.
-    """
-
-    driver: str
-    sysinfo: str | None
-    sysinfo_error: str | None
-    capabilities: str
-    nodeinfo: tuple[Any, ...]
-    cpuinfo: str | None
-    """The kernel's ``/proc/cpuinfo``."""
 
 
 class Listener(Protocol):
@@ -108,78 +90,6 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def check_uri(uri: str) -> None:
-    """Raise `ConfigurationError` for a URI of another host: the enabler speaks for the machine it
-    runs on.
-    """
-    parts = urlsplit(uri)
-    if not parts.scheme:
-        raise ConfigurationError(
-            f"libvirt_uri {uri!r} is not a libvirt URI; for QEMU/KVM on this host it is qemu:///system"
-        )
-    if parts.netloc:
-        raise ConfigurationError(
-            f"libvirt_uri {uri!r} names another host ({parts.netloc}); "
-            "the enabler must run on the host it speaks for, for example with qemu:///system"
-        )
-
-
-def translate(error: libvirt.libvirtError, uri: str) -> HypervisorError:
-    """Return libvirt's error as ours, with what to do about it."""
-    message = " ".join(str(error).split())
-    code = error.get_error_code()
-    denied = (
-        libvirt.VIR_ERR_AUTH_FAILED,
-        libvirt.VIR_ERR_AUTH_CANCELLED,
-        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
-        libvirt.VIR_ERR_ACCESS_DENIED,
-    )
-    if code in denied or "Permission denied" in message or "authentication" in message.lower():
-        return HypervisorDenied(
-            f"libvirt at {uri} refuses this user: {message}; "
-            "run the enabler as root or as a member of the group 'libvirt'"
-        )
-    if code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG) or (
-        "no connection driver" in message
-    ):
-        return HypervisorError(
-            f"{uri} is no hypervisor that libvirt knows here: {message}; for QEMU/KVM use qemu:///system"
-        )
-    return HypervisorError(
-        f"libvirt at {uri} can't be asked: {message}; see that libvirtd (or virtqemud) runs "
-        "('systemctl status libvirtd') and that the URI is right (for QEMU/KVM, qemu:///system)"
-    )
-
-
-def ask_host(uri: str) -> HostFacts:
-    """Return what libvirt says of the host, without a service. Raises `HypervisorError`."""
-    check_uri(uri)
-    libvirt.registerErrorHandler(_on_libvirt_error, None)
-    try:
-        connection = libvirt.open(uri)
-        try:
-            return _host_facts(connection)
-        finally:
-            connection.close()
-    except libvirt.libvirtError as error:
-        raise translate(error, uri) from error
-
-
-def _host_facts(connection: libvirt.virConnect) -> HostFacts:
-    sysinfo, why = None, None
-    try:
-        sysinfo = connection.getSysinfo()
-    except libvirt.libvirtError as error:
-        why = str(error)
-    nodeinfo = tuple(connection.getInfo())
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = None
-    capabilities = connection.getCapabilities()
-    return HostFacts(connection.getType(), sysinfo, why, capabilities, nodeinfo, cpuinfo)
-
-
 class Hypervisor:
     """The connection to libvirt.
 
@@ -212,7 +122,7 @@ class Hypervisor:
 
     def start(self) -> None:
         """Begin: open the connection, and keep it open."""
-        _start_event_loop()
+        start_event_loop()
         self._thread("link", self._keep_link)
         for number in range(_ASKERS):
             self._thread(f"ask-{number}", self._keep_asking)
@@ -270,7 +180,7 @@ class Hypervisor:
         self._driver = connection.getType()
         # Events first, the list after: what changes in between is then told, not lost.
         self._register(connection)
-        host, running = _host_facts(connection), self._running(connection)
+        host, running = host_facts(connection), self._running(connection)
         self._connection = connection
         self._tell(self._listener.connected, host, running)
         return connection
@@ -313,7 +223,7 @@ class Hypervisor:
             beats += 1
             if beats % _RESYNC_BEATS == 0 or self._look.is_set():
                 self._look.clear()
-                host, running = _host_facts(connection), self._running(connection)
+                host, running = host_facts(connection), self._running(connection)
                 self._tell(self._listener.listed, host, running)
             connection.numOfDomains()
             self._after_events(self._listener.confirmed, asked, asked_at)
@@ -481,11 +391,11 @@ class Hypervisor:
 _event_loop_started = threading.Lock()
 
 
-def _start_event_loop() -> None:
+def start_event_loop() -> None:
     """Start libvirt's event loop, once in a process and before its first connection is opened."""
     if not _event_loop_started.acquire(blocking=False):
         return
-    libvirt.registerErrorHandler(_on_libvirt_error, None)
+    silence()
     libvirt.virEventRegisterDefaultImpl()
 
     def run() -> None:
@@ -493,8 +403,3 @@ def _start_event_loop() -> None:
             libvirt.virEventRunDefaultImpl()
 
     threading.Thread(target=run, name="libvirt-events", daemon=True).start()
-
-
-def _on_libvirt_error(_: object, error: tuple[Any, ...]) -> None:
-    """Keep libvirt from printing to stderr what its exceptions say again."""
-    log.debug("libvirt: %s", error[2])

@@ -23,9 +23,10 @@ from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
 from enabler.errors import HypervisorError
 from enabler.events import Event, Observation, Stay
-from enabler.hypervisor import HostFacts, Hypervisor, clock
+from enabler.hypervisor import Hypervisor, clock
 from enabler.identity import Identified, identify
 from enabler.inventory import Inventory
+from enabler.libvirt_host import HostFacts
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
 

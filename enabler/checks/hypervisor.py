@@ -89,7 +89,7 @@ def ask(uri: str, within: float) -> Libvirt:
 def _ask(uri: str, put: Callable[[Libvirt | EnablerError], None]) -> None:
     import libvirt
 
-    from enabler.hypervisor import check_uri, translate
+    from enabler.libvirt_host import check_uri, translate
 
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else it writes to stderr
     try:

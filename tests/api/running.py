@@ -18,7 +18,7 @@ import httpx
 import libvirt
 
 from enabler.config import MachineSettings, Settings
-from enabler.hypervisor import _start_event_loop
+from enabler.hypervisor import start_event_loop
 from enabler.service import Service
 
 DEFAULT_VM = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -84,5 +84,5 @@ def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
 
 def connect() -> libvirt.virConnect:
     """Return a connection of the test's own."""
-    _start_event_loop()
+    start_event_loop()
     return libvirt.open("test:///default")

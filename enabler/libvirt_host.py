@@ -1,0 +1,113 @@
+"""Libvirt's word on the host itself, and its errors as ours."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import libvirt
+
+from enabler.errors import ConfigurationError, HypervisorDenied, HypervisorError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What libvirt says of the host itself.
+
+    ``sysinfo`` is None where it has none, ``sysinfo_error`` says why.
+    """
+
+    driver: str
+    sysinfo: str | None
+    sysinfo_error: str | None
+    capabilities: str
+    nodeinfo: tuple[Any, ...]
+    cpuinfo: str | None
+    """The kernel's ``/proc/cpuinfo``."""
+
+
+def check_uri(uri: str) -> None:
+    """Raise `ConfigurationError` for a URI of another host: the enabler speaks for the machine it
+    runs on.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme:
+        raise ConfigurationError(
+            f"libvirt_uri {uri!r} is not a libvirt URI; for QEMU/KVM on this host it is qemu:///system"
+        )
+    if parts.netloc:
+        raise ConfigurationError(
+            f"libvirt_uri {uri!r} names another host ({parts.netloc}); "
+            "the enabler must run on the host it speaks for, for example with qemu:///system"
+        )
+
+
+def translate(error: libvirt.libvirtError, uri: str) -> HypervisorError:
+    """Return libvirt's error as ours, with what to do about it."""
+    message = " ".join(str(error).split())
+    code = error.get_error_code()
+    denied = (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_ACCESS_DENIED,
+    )
+    if code in denied or "Permission denied" in message or "authentication" in message.lower():
+        return HypervisorDenied(
+            f"libvirt at {uri} refuses this user: {message}; "
+            "run the enabler as root or as a member of the group 'libvirt'"
+        )
+    if code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG) or (
+        "no connection driver" in message
+    ):
+        return HypervisorError(
+            f"{uri} is no hypervisor that libvirt knows here: {message}; for QEMU/KVM use qemu:///system"
+        )
+    return HypervisorError(
+        f"libvirt at {uri} can't be asked: {message}; see that libvirtd (or virtqemud) runs "
+        "('systemctl status libvirtd') and that the URI is right (for QEMU/KVM, qemu:///system)"
+    )
+
+
+def ask_host(uri: str) -> HostFacts:
+    """Return what libvirt says of the host, without a service. Raises `HypervisorError`."""
+    check_uri(uri)
+    silence()
+    try:
+        connection = libvirt.open(uri)
+        try:
+            return host_facts(connection)
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise translate(error, uri) from error
+
+
+def host_facts(connection: libvirt.virConnect) -> HostFacts:
+    """Return what an open connection says of the host. Raises `libvirt.libvirtError`."""
+    sysinfo, why = None, None
+    try:
+        sysinfo = connection.getSysinfo()
+    except libvirt.libvirtError as error:
+        why = str(error)
+    nodeinfo = tuple(connection.getInfo())
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = None
+    capabilities = connection.getCapabilities()
+    return HostFacts(connection.getType(), sysinfo, why, capabilities, nodeinfo, cpuinfo)
+
+
+def silence() -> None:
+    """Keep libvirt from printing to stderr what its exceptions say again."""
+    libvirt.registerErrorHandler(_on_libvirt_error, None)
+
+
+def _on_libvirt_error(_: object, error: tuple[Any, ...]) -> None:
+    log.debug("libvirt: %s", error[2])

@@ -265,6 +265,8 @@ class Lab:
         try:
             if guest.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 guest.resume()
+            if guest.resized:
+                raise LabError("it was resized")
             if guest.host is not home:
                 migration.migrate(guest, home)
             guest.wait_ready(20)

@@ -7,6 +7,7 @@ import time
 import uuid
 from xml.etree import ElementTree
 
+import libvirt
 import pytest
 
 from tests.lab.errors import GuestCommandFailed, GuestTimeout, JobLost, LabError, MigrationFailed
@@ -309,6 +310,10 @@ def test_settle_puts_everything_back(lab: Lab, guest: Guest, a: Host, b: Host) -
     assert guest.host is a
     assert guest.run(["true"]).returncode == 0
     assert a.enabler.running
+    guest.domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    assert guest.resized
+    lab.settle()
+    assert not guest.resized
     guest.destroy()
     lab.settle()
     assert guest.host is a

@@ -16,7 +16,6 @@ that says why.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable
@@ -24,16 +23,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from enabler import residency
+from enabler import answers, residency
+from enabler.answers import Answer
 from enabler.documents import (
     CapacityDocument,
-    IdentityState,
     MachineDocument,
-    MigrationDocument,
-    ResidencyDocument,
-    VmDocument,
     VmSummary,
-    timestamp,
 )
 from enabler.errors import EnablerError, HypervisorError, VmArriving, VmLeaving, VmNotFound
 from enabler.events import Event, Observation, Seen, Stay
@@ -72,18 +67,6 @@ class Source(Protocol):
 
     def record(self, vm_uuid: str, stay: Stay) -> None:
         """Keep a stay with its domain; what came of it comes to `Inventory.recorded`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An identity document, ready to be sent. ``etag`` stands for all of it but ``observed_at``."""
-
-    head: bytes
-    etag: str
-
-    def body(self, observed_at: datetime) -> bytes:
-        """Return the document as JSON."""
-        return b'%s,"observed_at":"%s"}' % (self.head, timestamp(observed_at).encode())
 
 
 @dataclass(slots=True)
@@ -311,16 +294,7 @@ class Inventory:
     def summaries(self) -> list[VmSummary]:
         """Return every VM known here, resident or not."""
         return [
-            VmSummary(
-                uuid=vm_uuid,
-                name=entry.vm.facts.name if entry.vm.facts else None,
-                place=entry.vm.place,
-                residency=_residency(entry.vm.stay)
-                if entry.vm.resident and entry.vm.stay
-                else None,
-                migration=MigrationDocument(state=entry.vm.migration),
-            )
-            for vm_uuid, entry in sorted(self._entries.items())
+            answers.summary(vm_uuid, entry.vm) for vm_uuid, entry in sorted(self._entries.items())
         ]
 
     # Inside --------------------------------------------------------------------------------------
@@ -342,7 +316,10 @@ class Inventory:
         self._renew_answer(entry)
 
     def _renew_answer(self, entry: _Entry) -> None:
-        old, entry.answer = entry.answer, self._render(entry.vm)
+        old, entry.answer = (
+            entry.answer,
+            answers.answer(entry.vm, self.component_id, self.machine, self.capacity),
+        )
         if old is not None and (entry.answer is None or entry.answer.etag != old.etag):
             for watcher in entry.watchers:
                 if not watcher.done():
@@ -356,26 +333,6 @@ class Inventory:
                 self._by_mac.pop(mac, None)
         for mac in after:
             self._by_mac.setdefault(mac, set()).add(vm_uuid)
-
-    def _render(self, vm: Vm) -> Answer | None:
-        if not vm.resident or vm.stay is None or vm.facts is None:
-            return None
-        state = IdentityState(
-            component_id=self.component_id,
-            machine=self.machine,
-            capacity=self.capacity,
-            vm=VmDocument(
-                uuid=vm.facts.uuid,
-                name=vm.facts.name,
-                generation_id=vm.facts.generation_id,
-                vcpus=vm.facts.vcpus,
-                memory_bytes=vm.facts.memory_bytes,
-            ),
-            residency=_residency(vm.stay),
-            migration=MigrationDocument(state=vm.migration),
-        )
-        head = state.model_dump_json().encode()
-        return Answer(head[:-1], f'W/"{hashlib.sha256(head).hexdigest()[:32]}"')
 
     def _keep_record(self, entry: _Entry, seen: Observation) -> None:
         stay = entry.vm.stay
@@ -483,7 +440,3 @@ class Inventory:
                 return HypervisorError(
                     f"what libvirt says of VM {vm_uuid} changes just now; ask again"
                 )
-
-
-def _residency(stay: Stay) -> ResidencyDocument:
-    return ResidencyDocument(id=stay.id, since=stay.since, arrived_by=stay.arrived_by)

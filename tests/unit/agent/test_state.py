@@ -150,13 +150,19 @@ def test_a_clone_closes_its_originals_triggers_and_no_others(state: State) -> No
 
 
 def test_old_triggers_are_forgotten_but_none_that_is_not_delivered(state: State) -> None:
+    state.registry.register(TRUE)
     for number in range(1, 6):
         state.record(trigger(f"k{number}"))
-        urls = ["http://one/"] if number == 1 else []
+        urls = ["http://one/"] if number in (1, 3) else []
         if number != 2:
+            state.plan(number, None)
             state.complete(number, None, T0, Event(f"e{number}", b"body"), urls)
+    assert state.post.discard("e3") == 1
+    assert state.jobs(3) != []
     state.forget_old(2)
     assert [found.what.key for found in state.latest(10)] == ["k1", "k2", "k4", "k5"]
+    assert state.post.events(3) == [], "with all that belonged to it"
+    assert state.jobs(3) == []
 
 
 def test_a_later_schema_is_refused(tmp_path: Path, home: AgentHome) -> None:

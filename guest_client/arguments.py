@@ -57,6 +57,13 @@ def _add_modules(group: Any) -> None:
         help="what this --module finds does not depend on the real machine: a migration that does"
         " not cross it leaves it standing. May be repeated",
     )
+    add(
+        "--leave-out",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="do not run this module of the plan. May be repeated",
+    )
 
 
 def _add_outputs(group: Any) -> None:
@@ -146,9 +153,13 @@ def add_plans(commands: Any) -> argparse.ArgumentParser:
 
 def check_scan(options: argparse.Namespace) -> bool:
     """See that the options go together; is it a modular scan? Raises :class:`UsageError`."""
-    modular = bool(options.plan is not None or options.module or options.host_independent)
+    modular = options.plan is not None or bool(
+        options.module or options.host_independent or options.leave_out
+    )
     if modular and options.command is not None:
         raise UsageError("a scan is modules, or one command after --; leave out either")
+    if modular and options.plan is None and not options.module:
+        raise UsageError("there is no module to be run; name some with --plan or --module")
     if modular and options.output is None:
         raise UsageError("a set of modules goes to a folder; name it with --output DIR")
     if not modular and options.command is None:

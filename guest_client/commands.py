@@ -18,7 +18,7 @@ from guest_client.folder import FolderDestination
 from guest_client.identity import Identity
 from guest_client.modular import ModularScan, SetRequest
 from guest_client.output import STDOUT_NAMES, Destination, FileDestination, destination
-from guest_client.plan import command_line_modules, joined, load_plan
+from guest_client.plan import command_line_modules, joined, load_plan, without
 from guest_client.process import find_program
 from guest_client.reactions import Reactions, SignalTarget
 from guest_client.scan import GuardedScan, ScanRequest
@@ -66,6 +66,7 @@ def scan_modules(options: argparse.Namespace, settings: Settings) -> int:
     """Run a modular scan. All that can be checked beforehand is, before anything is read."""
     modules = command_line_modules(options.module, options.host_independent)
     plan = joined(None if options.plan is None else load_plan(options.plan), modules)
+    plan = without(plan, options.leave_out)
     report = None if options.report is None else destination(options.report)
     output = FolderDestination(options.output)
     keep = None

@@ -73,11 +73,11 @@ class ModularScan:
 
     def _scan(self) -> int:
         report = self.report
-        report.modules, report.left_out = choose(self._request.plan)
-        if report.left_out:
+        report.modules, missing = choose(self._request.plan)
+        report.left_out = (*self._request.plan.left_out, *missing)
+        if missing:
             names = (
-                f"{left.module.name} ({printable(left.module.command[0], 40)})"
-                for left in report.left_out
+                f"{left.module.name} ({printable(left.module.command[0], 40)})" for left in missing
             )
             self._say(f"not installed here, and left out: {', '.join(names)}")
         self._session.reactions.prepare()
@@ -167,7 +167,7 @@ class ModularScan:
         )
         self.report.error = (
             f"the {this.module.name} module's program, {printable(this.module.command[0])}, {how};"
-            f" {self._discard(part)}"
+            f" {self._discard(part)}; mend it, or --leave-out {this.module.name}"
         )
         self._say(self.report.error)
         return this.scanner.shell_code

@@ -59,20 +59,22 @@ class PlannedModule:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A module of a plan that is not run, and why."""
+
+    module: PlannedModule
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Which modules a scan has, in their order; ``name`` as the user gave it, if it has one."""
 
     name: str | None
     modules: tuple[PlannedModule, ...]
     description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An optional module whose program can't be run here, and why."""
-
-    module: PlannedModule
-    why: str
+    left_out: tuple[LeftOut, ...] = ()
+    """What the user does not want of it."""
 
 
 class _Wrong(ValueError):
@@ -159,6 +161,19 @@ def joined(plan: Plan | None, more: Sequence[PlannedModule]) -> Plan:
     except _Wrong as error:
         raise UsageError(f"--module: {error}") from error
     return Plan(plan.name if plan else None, modules, plan.description if plan else "")
+
+
+def without(plan: Plan, names: Sequence[str]) -> Plan:
+    """Leave modules out of a plan; raises :class:`UsageError`."""
+    known = [module.name for module in plan.modules]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--leave-out {printable(name)}: {nearest(name, known, 'modules')}")
+    left = tuple(module for module in plan.modules if module.name not in names)
+    if not left:
+        raise UsageError("--leave-out: no module is left; leave out fewer")
+    out = (LeftOut(module, "--leave-out") for module in plan.modules if module.name in names)
+    return Plan(plan.name, left, plan.description, tuple(out))
 
 
 def choose(plan: Plan) -> tuple[tuple[PlannedModule, ...], tuple[LeftOut, ...]]:

@@ -8,7 +8,8 @@ And:
     modules    in the plan's order: {"name", "command", "file", "host_dependent", "description",
                "runs" (how often it was run), "stands", "verdict" (its last run's), "output"
                ({"sha256", "bytes"} of its last run)}; the last two null if it was not run
-    left_out   the optional ones that can't be run here: {"name", "command", "why"}
+    left_out   those that are not run, as they are not installed or not wanted: {"name", "command",
+               "why"}
     reads      every read, in order, as "before" and "after" of the whole
     runs       every run of a module, in order: {"number", "module", "because" (null the first time;
                then "crossed", "machine-changed" or "vm-changed": see ``modules.py``),

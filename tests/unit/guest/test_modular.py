@@ -507,6 +507,18 @@ def test_a_ready_made_plan_takes_what_is_installed_and_says_what_is_not(guest: G
     assert manifest["plan"] == "inventory"
 
 
+def test_a_module_that_does_not_work_here_can_be_left_out(guest: Guest, plan: Plan) -> None:
+    plan.add("cpu").add("broken", "exit 1")
+    done = plan.scan()
+    assert done.returncode == 1
+    assert done.stderr.endswith("nothing was published; mend it, or --leave-out broken\n")
+    done = plan.scan("--leave-out", "broken")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _published(guest) == {"cpu": "cpu 2"}
+    (left,) = guest.report["left_out"]
+    assert (left["name"], left["why"]) == ("broken", "--leave-out")
+
+
 def test_a_plan_of_which_nothing_is_installed(guest: Guest) -> None:
     guest.environment["PATH"] = str(guest.home)
     done = guest.run("scan", "--plan", "packages", "--output", "set")
@@ -525,7 +537,15 @@ def test_a_plan_of_which_nothing_is_installed(guest: Guest) -> None:
         (["--module", "a", "--output", "set"], 64, "should be NAME=COMMAND"),
         (["--module", "a b=true", "--output", "set"], 64, "is no module's name"),
         (["--module", "a=true", "--module", "a=false", "--output", "set"], 64, "two modules"),
-        (["--host-independent", "a", "--output", "set"], 64, "there is no --module of that name"),
+        (["--host-independent", "a", "--output", "set"], 64, "there is no module to be run"),
+        (["--leave-out", "a", "--output", "set"], 64, "there is no module to be run"),
+        (
+            ["--plan", "facts", "--host-independent", "a", "--output", "set"],
+            64,
+            "there is no --module of that name",
+        ),
+        (["--leave-out", "a", "--module", "b=true", "--output", "set"], 64, "--leave-out a"),
+        (["--leave-out", "a", "--", "true"], 64, "leave out either"),
         (["--plan", "hardwear", "--output", "set"], 64, "did you mean hardware?"),
         (["--plan", "", "--output", "set"], 64, "there is no ready-made plan"),
         (["--plan", "./none.toml", "--output", "set"], 78, "there is no plan ./none.toml"),

@@ -19,6 +19,7 @@ from guest_client.plan import (
     plan_of,
     ready_made_names,
     ready_made_text,
+    without,
 )
 
 
@@ -244,6 +245,19 @@ def test_modules_are_added_to_a_plan() -> None:
     assert joined(None, more).name is None
     with pytest.raises(UsageError, match="two modules have the name 'facter'"):
         joined(load_plan("facts"), command_line_modules(["facter=true"], []))
+
+
+def test_modules_are_left_out_of_a_plan() -> None:
+    plan = without(load_plan("hardware"), ["lshw", "lscpu"])
+    assert [module.name for module in plan.modules] == ["dmidecode"]
+    assert [left.module.name for left in plan.left_out] == ["lshw", "lscpu"]
+    assert without(plan, []).modules == plan.modules
+    for names, says in [
+        (["lscpi"], "did you mean lscpu"),
+        (["lshw", "dmidecode", "lscpu"], "fewer"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            without(load_plan("hardware"), names)
 
 
 # What is installed.

@@ -6,6 +6,7 @@ The receiver stands for a licence server; guests reach it at the same address on
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.lab.doorway import Doorway
 from tests.lab.guest import Guest
 from tests.lab.host import Host
+from tests.lab.images import build_images
 from tests.lab.jobs import Job
 from tests.lab.lab import Lab
 from tests.lab.migration import migrate
@@ -164,3 +166,37 @@ def test_an_agent_that_was_down_learns_of_the_migration(
     [event] = events(receiver, 1)
     assert serials(event) == (serial(a), serial(b))
     assert agent.agent_id() != before
+
+
+def test_a_clone_reports_itself_once(
+    lab: Lab, guest: Guest, a: Host, receiver: Receiver, agent: Agent
+) -> None:
+    agent.start("--watch")
+    before = agent.agent_id()
+    agent.stop()
+    state = guest.run(["tar", "-C", STATE, "-c", "."], check=True).stdout_bytes
+    original = guest.uuid, guest.genid
+    try:
+        boot_as(lab, guest, a, str(uuid.uuid4()), str(uuid.uuid4()))
+        agent = Agent(guest)
+        guest.run(["tar", "-C", STATE, "-x"], input=state, check=True)
+        assert agent.agent_id() == before
+        agent.start("--watch")
+        [event] = events(receiver, 1)
+        assert event["type"].endswith(".cloned.v1")
+        assert agent.agent_id() != before
+        agent.stop()
+        agent.start("--watch")
+        agent.stop()
+        assert len(receiver.events()) == 1
+    finally:
+        boot_as(lab, guest, a, *original)
+
+
+def boot_as(lab: Lab, guest: Guest, host: Host, vm_uuid: str, genid: str) -> None:
+    """Boot the guest anew as another VM with the same disks."""
+    guest.undefine()
+    guest.uuid, guest.genid = vm_uuid, genid
+    guest.define(host, build_images(lab.progress))
+    guest.start(host)
+    guest.wait_ready()

@@ -293,6 +293,26 @@ def test_a_set_that_was_put_aside_by_somebody_alive_is_left_alone(tmp_path: Path
     assert what_it_says(folder) == "old"
 
 
+@pytest.mark.parametrize(
+    ("how", "says", "then"),
+    [("replaced", "replaceable", "of another"), ("looked-at", "1 False", "new")],
+)
+def test_another_scan_at_the_worst_moment_does_no_harm(
+    tmp_path: Path, how: str, says: str, then: str
+) -> None:
+    folder = tmp_path / "set"
+    _publish(folder, "old")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.guest.meddled_publisher", str(folder), how],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == (says, "")
+    assert json.loads((folder / MANIFEST).read_bytes())["said"] == then
+
+
 def test_half_a_set_is_not_put_back(tmp_path: Path) -> None:
     """It was being removed, and then somebody removed the set that had replaced it."""
     folder, aside = tmp_path / "set", tmp_path / ".set.0123456789ab.old"

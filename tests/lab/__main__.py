@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.function(arguments)
         return code
-    except LabError as error:
+    except (LabError, libvirt.libvirtError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -126,7 +126,11 @@ def _status(_arguments: argparse.Namespace) -> int:
 
 def _domains(host: Host) -> None:
     for domain in host.connection.listAllDomains():
-        print(f"  {domain.name()}: {_STATES.get(domain.state()[0], 'between two states')}")
+        try:
+            state_now = _STATES.get(domain.state()[0], "between two states")
+        except libvirt.libvirtError:
+            state_now = "just left"
+        print(f"  {domain.name()}: {state_now}")
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

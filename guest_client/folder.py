@@ -158,11 +158,14 @@ class FolderDestination:
             while True:
                 path = self._beside("part")
                 path.mkdir()  # with the mode that the umask, or the parent's default ACL, gives
-                lock = _open_folder(path)
+                try:
+                    lock = _open_folder(path)
+                except FileNotFoundError:
+                    continue  # it was taken for a leftover
                 mode = stat.S_IMODE(os.fstat(lock).st_mode)
                 with suppress(OSError):  # a file system without locks
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                if _is_at(lock, path):  # else it was taken for a leftover before it was locked
+                if _is_at(lock, path):  # else that happened before it was locked
                     path.chmod(0o700)
                     return Part(path, lock, mode)
                 os.close(lock)
@@ -211,15 +214,14 @@ class FolderDestination:
             try:
                 new.rename(self.path)
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    return False
-                old.rename(self.path)
-                raise
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    old.rename(self.path)
+                    raise
+                placed = False
             else:
-                return True
-            finally:
-                if self.path.exists():
-                    shutil.rmtree(old, ignore_errors=True)
+                placed = True
+            shutil.rmtree(old, ignore_errors=True)  # either way there is a later one
+            return placed
         finally:
             os.close(lock)
 
@@ -238,7 +240,8 @@ class FolderDestination:
                 locked = _lock(lock)
                 if path.suffix == ".old" and locked is not False and not self.path.exists():
                     if _is_whole(lock):
-                        path.rename(self.path)
+                        with suppress(OSError):  # another scan is at the same
+                            path.rename(self.path)
                 elif locked:
                     shutil.rmtree(path, ignore_errors=True)
             finally:

@@ -343,10 +343,10 @@ def test_publishers_at_the_same_time_leave_one_whole_set(tmp_path: Path, swap: E
     start = threading.Barrier(4)
 
     def publish(who: int) -> list[str]:
+        start.wait()
         output = FolderDestination(str(folder), swap=swap)
         names = tuple(f"{who}.{name}" for name in NAMES)
         said: list[str] = []
-        start.wait()
         for _ in range(12):
             part = output.part()
             try:

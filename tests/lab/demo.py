@@ -90,11 +90,11 @@ def _tell(guest: Guest, a: Host, b: Host, licences: Receiver, url: str) -> int:
     )
 
     _act("What followed: a new agent ID, and the licence server knows")
-    _wait(lambda: len(licences.events()) > 0)
+    _wait(lambda: len(licences.events) > 0)
     new_id = _shell_in(guest, "guest-client agent-id show")
     guest.run(["guest-client", "agent", "stop"])
     agent.wait()
-    events = licences.events()
+    events = licences.events
     _shell(f"licence server: {len(events)} event", json.dumps(events[0], indent=2))
 
     went_well = (

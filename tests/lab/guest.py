@@ -35,10 +35,6 @@ _IN_TRANSIT = (
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
     libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
 )
-# The processor is a real-time thread because of QEMU: under TCG, a page that the guest writes to in
-# the very moment in which the migration notes it as sent is not sent again, if the writing thread
-# was preempted between looking the page up and writing. The guest then finds old memory and hangs
-# (seen once in some twenty migrations on a busy machine). A thread that nobody preempts is safe.
 _DOMAIN = """\
 <domain type='qemu'>
   <name>{name}</name>
@@ -46,7 +42,6 @@ _DOMAIN = """\
   <genid>{genid}</genid>
   <memory unit='MiB'>{memory}</memory>
   <vcpu current='{vcpus}'>{max_vcpus}</vcpu>
-  <cputune><vcpusched vcpus='0' scheduler='fifo' priority='1'/></cputune>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{kernel}</kernel>

@@ -80,8 +80,8 @@ def agent(guest: Guest, receiver: Receiver) -> Iterator[Agent]:
 
 def events(receiver: Receiver, count: int) -> list[dict[str, Any]]:
     """The events in effect, once there are so many."""
-    assert wait_until(lambda: len(receiver.events()) >= count, PATIENCE), receiver.events()
-    return receiver.events()
+    assert wait_until(lambda: len(receiver.events) >= count, PATIENCE), receiver.events
+    return receiver.events
 
 
 def serials(event: dict[str, Any]) -> tuple[str, str]:
@@ -135,7 +135,7 @@ def test_a_scan_and_the_watch_see_one_migration_once(
     assert gated.finish().code == 75
     # Whatever the scan's own trigger still does, it has done by the agent's end.
     agent.stop()
-    assert len(receiver.events()) == 1
+    assert len(receiver.events) == 1
 
 
 def test_three_migrations_while_the_receiver_is_dead(
@@ -188,7 +188,7 @@ def test_a_clone_reports_itself_once(
         agent.stop()
         agent.start("--watch")
         agent.stop()
-        assert len(receiver.events()) == 1
+        assert len(receiver.events) == 1
     finally:
         boot_as(lab, guest, a, *original)
 

@@ -175,9 +175,9 @@ def test_a_clone_reports_itself_once(
     before = agent.agent_id()
     agent.stop()
     state = guest.run(["tar", "-C", STATE, "-c", "."], check=True).stdout_bytes
-    original = guest.uuid, guest.genid
+    original = guest.uuid
     try:
-        boot_as(lab, guest, a, str(uuid.uuid4()), str(uuid.uuid4()))
+        boot_as(lab, guest, a, str(uuid.uuid4()))
         agent = Agent(guest)
         guest.run(["tar", "-C", STATE, "-x"], input=state, check=True)
         assert agent.agent_id() == before
@@ -190,13 +190,13 @@ def test_a_clone_reports_itself_once(
         agent.stop()
         assert len(receiver.events) == 1
     finally:
-        boot_as(lab, guest, a, *original)
+        boot_as(lab, guest, a, original)
 
 
-def boot_as(lab: Lab, guest: Guest, host: Host, vm_uuid: str, genid: str) -> None:
+def boot_as(lab: Lab, guest: Guest, host: Host, vm_uuid: str) -> None:
     """Boot the guest anew as another VM with the same disks."""
     guest.undefine()
-    guest.uuid, guest.genid = vm_uuid, genid
+    guest.uuid = vm_uuid
     guest.define(host, build_images(lab.progress))
     guest.start(host)
     guest.wait_ready()

@@ -43,7 +43,8 @@ n=0
 while [ ! -e /run/storm/stop ]; do
     n=$((n + 1))
     guest-client scan --report "/run/storm/$n.json" --output "/run/storm/$n.out" -- \\
-        sh -c "echo scan $n begins >/dev/ttyS0; lshw -quiet -json; echo scan $n ends >/dev/ttyS0"
+        sh -c "echo scan $n begins >/dev/ttyS0; lshw -quiet -json; /bin/busybox usleep 2000000;
+               echo scan $n ends >/dev/ttyS0"
 done
 echo "$n" >/run/storm/count
 """

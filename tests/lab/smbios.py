@@ -29,7 +29,7 @@ class Machine:
     bios_version: str = "-[VVE142AUS-2.10]-"
     bios_date: str = "11/22/2013"
     processor: str = "Intel(R) Xeon(R) CPU E5-2640 0 @ 2.50GHz"
-    memory_mib: int = 16384
+    memory_mib: int = 28672  # more than this machine can have: capacity then rests on SMBIOS alone
 
 
 _X3650 = "System x3650 M4: -[7915AC1]-"

@@ -108,6 +108,8 @@ class Inventory:
         self._patience = patience
         self._entries: dict[str, _Entry] = {}
         self._by_mac: dict[str, set[str]] = {}
+        self.callers_version = 0
+        """Counts the changes of what callers are known by: who was who before may not be now."""
         self._news = itertools.count()
         self._failure: HypervisorError | None = HypervisorError("libvirt was not asked yet")
         self._unsettled_at_start: set[str] = set()
@@ -326,6 +328,9 @@ class Inventory:
                     watcher.set_result(None)
 
     def _index(self, vm_uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
+        if before == after:
+            return
+        self.callers_version += 1
         for mac in before - after:
             holders = self._by_mac.get(mac, set())
             holders.discard(vm_uuid)

@@ -18,7 +18,9 @@ from fastapi import FastAPI
 from enabler import capacity, listen
 from enabler.api import admin, guest
 from enabler.api.state import State
-from enabler.callers import ByAddress, Callers, KernelNeighbours
+from enabler.callers import Callers
+from enabler.callers.address import ByAddress
+from enabler.callers.neighbours import KernelNeighbours
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
 from enabler.errors import HypervisorError

@@ -1,0 +1,47 @@
+"""The caller's address, as the hypervisor gave it: its MAC is that of one domain.
+
+The MAC comes from the kernel's neighbour table, not from the IP: link-local IPv4 addresses can
+collide when guests of different hosts meet, MAC addresses of one fleet don't.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from enabler.callers import Channel, refusal
+from enabler.inventory import Inventory
+
+
+class Neighbours(Protocol):
+    """The kernel's neighbour table."""
+
+    async def mac_of(self, address: str, interface_index: int | None) -> str | None:
+        """Return the MAC address behind an IP address, lower-case, or None if there is none to be
+        trusted.
+        """
+
+
+class ByAddress:
+    """Source address to MAC to the one domain whose live XML has that MAC."""
+
+    name = "address"
+
+    def __init__(self, inventory: Inventory, neighbours: Neighbours) -> None:
+        self._inventory = inventory
+        self._neighbours = neighbours
+
+    async def identify(self, channel: Channel, bearer: str | None) -> str | None:
+        """Return the caller's VM UUID, as `Way.identify` says."""
+        mac = await self._neighbours.mac_of(channel.address, channel.interface_index)
+        if mac is None:
+            raise refusal(channel, "no neighbour has this address")
+        vms = self._inventory.vms_of_mac(mac)
+        if not vms:
+            # Perhaps it arrived this moment. Strangers can make libvirt be asked only so often.
+            await self._inventory.look_for_new()
+            vms = self._inventory.vms_of_mac(mac)
+        if not vms:
+            raise refusal(channel, f"no domain of this host has the MAC address {mac}")
+        if len(vms) > 1:
+            raise refusal(channel, f"more than one domain has the MAC address {mac}: {sorted(vms)}")
+        return next(iter(vms))

@@ -28,7 +28,7 @@ types: setup ## mypy, strict
 	$(PYTHON) -m mypy
 
 test-unit: setup ## Unit and API tests
-	$(ROOT) $(PYTHON) -m pytest tests/unit tests/api
+	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api
 
 test-lab: setup ## Real live migrations in the lab, and the storm
 	$(ROOT) $(PYTHON) -m pytest tests/lab

@@ -22,6 +22,7 @@ from tests.lab.receiver import Behaviour, Receiver
 
 from ..guest.documents import identity
 from ..guest.enabler_server import Handler, answering
+from ..processes import lives
 from .conftest import AgentHome, Fifo, said, stay
 
 SECOND_VM = "22222222-0000-4000-8000-000000000002"
@@ -344,7 +345,7 @@ def test_a_signal_ends_a_run_that_the_next_agent_takes_up(
     pid = int(fifo.line().split()[0])
     agent.process.send_signal(signum)
     assert agent.wait() == 0
-    assert not Path(f"/proc/{pid}").exists()
+    assert not lives(pid)
     agent = home.ready_agent()
     assert fifo.line().endswith("try 2")
     home.wait_done(1)

@@ -27,6 +27,7 @@ from guest_client.triggers import TriggerBox, make_trigger, trigger_key
 from tests.lab.receiver import MUTE, Receiver
 
 from ..guest.documents import identity
+from ..processes import lives
 from .conftest import GUEST_CLIENT, AgentHome, stay
 
 ROOT = Path(__file__).parents[3]
@@ -168,7 +169,7 @@ def test_in_a_run_the_program_dies_with_it_and_is_run_again(crash: Crash, table:
     row_events = crash.receiver.events
     assert row_events == []
     crash.home.run("agent", "run", "--once")
-    assert not Path(f"/proc/{leftover.read_text().strip()}").exists()
+    assert not lives(leftover.read_text())
     (event,) = crash.receiver.events
     killer = event["data"]["programs"][-1]
     assert (killer["name"], killer["outcome"], killer["tries"]) == ("killer", "ok", 2)

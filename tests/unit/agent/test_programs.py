@@ -24,6 +24,7 @@ from guest_client.times import utc_now
 from guest_client.triggers import facts_environment, make_trigger
 
 from ..guest.documents import MIGRATED, identity
+from ..processes import lives
 from .conftest import Fifo, until
 
 BEFORE, AFTER = identity(), identity(MIGRATED)
@@ -150,7 +151,7 @@ def test_a_timeout_ends_the_whole_group_whatever_it_ignores(tmp_path: Path) -> N
     assert "longer than 0.5 s" in (result.problem or "")
     pids = [int(pid) for pid in result.output.split()]
     assert len(pids) == 3
-    until(lambda: not any(_lives(pid) for pid in pids))
+    until(lambda: not any(lives(pid) for pid in pids))
 
 
 def test_a_program_that_heeds_the_warning_ends_by_itself() -> None:
@@ -205,16 +206,8 @@ def test_a_run_cut_off_has_its_leftovers_ended(tmp_path: Path) -> None:
     assert result.outcome is Outcome.OK
     pids = [int(ready.line()), int(ready.line())]
     assert end_leftovers([str(uuid.uuid4())], grace=0.2) == 0
-    assert all(_lives(pid) for pid in pids)
+    assert all(lives(pid) for pid in pids)
     assert end_leftovers([run_id], grace=0.2) >= 2
-    assert not any(_lives(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     assert end_leftovers([run_id]) == 0
     ready.close()
-
-
-def _lives(pid: int) -> bool:
-    """Whether it does; a zombie, whose parent has not looked, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

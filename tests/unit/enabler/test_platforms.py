@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -200,7 +201,9 @@ class TestSysfs:
     def test_tells_what_root_alone_may_read_from_what_is_not_there(self, tmp_path: Path) -> None:
         tree(tmp_path, dmi(sys_vendor="Dell Inc.\n", product_serial="J70FG53\n"))
         (tmp_path / "sys/class/dmi/id/product_serial").chmod(0)
-        for folder in [tmp_path, *tmp_path.parents[:2]]:
+        for folder in [tmp_path, *tmp_path.parents]:
+            if folder == Path(tempfile.gettempdir()):
+                break
             folder.chmod(0o755)
         claim = as_nobody(lambda: from_sysfs(tmp_path))
         assert claim.withheld == {"serial_number"}

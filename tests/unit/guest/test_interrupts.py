@@ -6,23 +6,13 @@ import os
 import pty
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from ..processes import lives
 from .conftest import GUEST_CLIENT, Guest
 from .enabler_server import EnablerServer, problem
 from .waiting import until
-
-
-def _gone(pid_file: Path) -> bool:
-    """Whether the process whose number is in the file has ended (or waits to be reaped)."""
-    try:
-        state = Path(f"/proc/{int(pid_file.read_text())}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return state.rpartition(")")[2].split()[0] == "Z"
-
 
 # A shell that has a child of its own: both must end.
 SCANNER = (
@@ -45,8 +35,8 @@ def test_a_signal_ends_client_and_scanner_and_what_it_started(guest: Guest, sign
     assert process.returncode == 128 + signum
     name = signal.Signals(signum).name
     assert said.decode() == f"guest-client: ended by {name}; the output was discarded\n"
-    assert _gone(guest.home / "scanner")
-    until(lambda: _gone(guest.home / "child"))
+    assert not lives((guest.home / "scanner").read_text())
+    until(lambda: not lives((guest.home / "child").read_text()))
     assert (guest.home / "out").read_text() == "old"
     assert not (guest.home / "aside").exists()
     assert guest.leftovers() == []
@@ -75,7 +65,7 @@ def test_a_scanner_that_does_not_heed_is_killed(guest: Guest) -> None:
     process.terminate()
     process.communicate()
     assert process.returncode == 143
-    assert _gone(guest.home / "scanner")
+    assert not lives((guest.home / "scanner").read_text())
 
 
 def test_a_signal_during_the_reads_ends_them(guest: Guest, server: EnablerServer) -> None:
@@ -154,7 +144,7 @@ def test_ctrl_c_on_a_terminal(guest: Guest) -> None:
     assert b"ended by SIGINT" in shown
     assert b"half" not in shown
     assert b"Traceback" not in shown
-    assert _gone(guest.home / "scanner")
+    assert not lives((guest.home / "scanner").read_text())
     # sh starts its background jobs deaf to Ctrl-C, so its child needs our help to end.
     assert guest.report["interrupted_by"] == "SIGINT"
     os.kill(int((guest.home / "child").read_text()), signal.SIGKILL)

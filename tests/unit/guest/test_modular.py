@@ -7,11 +7,11 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..processes import lives
 from .conftest import GUEST_CLIENT, Guest
 from .documents import MIGRATED, document, encoded
 from .enabler_server import EnablerServer, answering, problem
@@ -444,7 +444,7 @@ def test_a_signal_ends_the_set_and_leaves_nothing(guest: Guest, plan: Plan, sign
     _, said = process.communicate()
     assert process.returncode == 128 + signum
     assert b"the output was discarded" in said
-    assert not Path(f"/proc/{(guest.home / 'pid').read_text().strip()}").exists()
+    assert not lives((guest.home / "pid").read_text())
     assert not (guest.home / "set").exists()
     assert guest.leftovers() == []
     report = guest.report

@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     vms.set_defaults(run=_vms)
 
+    _add_enrolment(commands, common)
+
     doctor = commands.add_parser(
         "doctor",
         parents=[common, listening, printing],
@@ -113,6 +115,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_enrolment(commands: Any, common: argparse.ArgumentParser) -> None:
+    enroll = commands.add_parser(
+        "enroll",
+        parents=[common],
+        help="make a token for a VM, by which it is known on every host it moves to",
+        description="Make a token for a VM and hand it to the guest through its guest agent; where "
+        "that does not answer, print it, once. Only its hash is kept, in the VM's libvirt "
+        "metadata, and moves with the VM. An earlier token is void from then on.",
+    )
+    enroll.add_argument("vm", metavar="VM", help="its name or UUID")
+    enroll.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_token",
+        help="print the token and leave the guest alone",
+    )
+    enroll.set_defaults(run=_enroll)
+
+    revoke = commands.add_parser(
+        "revoke", parents=[common], help="make a VM's token void, from now on"
+    )
+    revoke.add_argument("vm", metavar="VM", help="its name or UUID")
+    revoke.set_defaults(run=_revoke)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -190,6 +217,35 @@ def _vms(options: argparse.Namespace) -> int:
         print(
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+    return 0
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import enrolment
+
+    made = enrolment.enroll(settings.libvirt_uri, options.vm, hand_over=not options.print_token)
+    if "token" not in settings.callers:
+        print("enabler: tokens don't count here: 'callers' does not name them", file=sys.stderr)
+    if made.not_handed_over is None:
+        print(f"VM {made.name} is enrolled; its token is in {enrolment.GUEST_FILE} inside it")
+        return 0
+    print(made.token)
+    print(
+        f"enabler: VM {made.name} is enrolled, and this is its token, shown once (not handed over: "
+        f"{made.not_handed_over}); put it into the guest as {enrolment.GUEST_FILE}, owned by root "
+        "and with mode 0600",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import enrolment
+
+    name = enrolment.revoke(settings.libvirt_uri, options.vm)
+    print(f"VM {name} has no token any more")
     return 0
 
 

@@ -55,6 +55,11 @@ class Settings(BaseModel):
         description="Where to listen: http://ADDRESS:PORT for guests, unix:/PATH for the admin.",
         min_length=1,
     )
+    callers: tuple[Literal["vsock", "token", "address"], ...] = Field(
+        ("vsock", "token", "address"),
+        description="How a guest is known: the ways that count, the strongest first.",
+        min_length=1,
+    )
     admin_mode: str = Field(
         "0660", pattern="^0?[0-7]{3}$", description="Access mode of the admin socket, octal."
     )
@@ -68,10 +73,17 @@ class Settings(BaseModel):
         MachineSettings(), description="The machine identity, where it must be given."
     )
 
-    @field_validator("listen", mode="before")
+    @field_validator("listen", "callers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("callers")
+    @classmethod
+    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each way is named once")
+        return value
 
     @property
     def addresses(self) -> list[listening.Address]:

@@ -1,10 +1,10 @@
-"""A domain's live XML, read into `VmFacts`; and the record of a stay that travels in its metadata.
-Pure.
+"""A domain's live XML, read into `VmFacts`; and what of ours travels in its metadata: the record of
+a stay, the hash of a token. Pure.
 
 The format is libvirt's domain XML (https://libvirt.org/formatdomain.html). Its ``<metadata>`` is
 text that a VM's owner may control: it is read with the same care as anything from outside, and a
 record in it is only believed when its residency ID is the one this host derives itself
-(`enabler.residency`).
+(`enabler.residency`). A token's hash is believed: who may write it may as well give the token away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ NAMESPACE = "urn:vm-enabler:stay:1"
 ``virDomainSetMetadata``.
 """
 
+TOKEN_NAMESPACE = "urn:vm-enabler:token:1"  # noqa: S105  no secret
+"""The same of the element that keeps the hash of a VM's token."""
+
 PREFIX = "enabler"
+
+_LOWEST_CID = 3
+"""Those below are the hypervisor's, the loopback's and the host's own (vsock(7))."""
 
 _UNITS = {
     "b": 1,
@@ -36,6 +42,7 @@ _UNITS = {
 }
 _UNITS |= {"gb": 10**9, "g": 2**30, "gib": 2**30, "tb": 10**12, "t": 2**40, "tib": 2**40}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class MalformedDomain(ValueError):
@@ -62,6 +69,8 @@ def parse(xml: str) -> VmFacts:
             memory_bytes=int(memory.text or "") * _UNITS[memory.get("unit", "KiB").lower()],
             macs=_macs(root),
             recorded=_recorded(root),
+            cid=_cid(root),
+            token_sha256=token_of(root),
         )
     except (ValueError, KeyError) as error:
         raise MalformedDomain(f"the domain XML can't be read: {error}") from error
@@ -76,6 +85,20 @@ def record(stay: Stay) -> str:
     return tostring(element, encoding="unicode")
 
 
+def token_record(sha256: str) -> str:
+    """Return the metadata element that keeps the hash of a token with its domain."""
+    element = Element("token")
+    element.set("sha256", sha256)
+    return tostring(element, encoding="unicode")
+
+
+def token_of(root: Element) -> str | None:
+    """Return the hash of a domain's token; None if it is not enrolled, or the record is mangled."""
+    found = root.findall(f"metadata/{{{TOKEN_NAMESPACE}}}token")
+    sha256 = found[0].get("sha256", "") if len(found) == 1 else ""
+    return sha256 if _SHA256.fullmatch(sha256) else None
+
+
 def _generation(root: Element) -> str | None:
     text = (root.findtext("genid") or "").strip()
     return str(uuid.UUID(text)) if text else None
@@ -84,6 +107,15 @@ def _generation(root: Element) -> str | None:
 def _macs(root: Element) -> frozenset[str]:
     found = (nic.get("address", "").lower() for nic in root.findall("devices/interface/mac"))
     return frozenset(mac for mac in found if _MAC.fullmatch(mac))
+
+
+def _cid(root: Element) -> int | None:
+    element = root.find("devices/vsock/cid")
+    text = "" if element is None else element.get("address", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None  # none, or none yet: libvirt chooses one when the domain starts
+    cid = int(text)
+    return cid if cid >= _LOWEST_CID else None
 
 
 def _recorded(root: Element) -> Stay | None:

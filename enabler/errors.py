@@ -5,10 +5,13 @@
     ├── IdentityError           exit 78   this machine has no identity that can be trusted
     ├── ListenError             exit 69   an address or a socket path can't be listened on
     ├── ServiceUnavailable      exit 69   the running service can't be asked by a command
+    ├── EnrolmentError          exit 69   a VM can't be given a token, or be rid of it
     ├── HypervisorError         exit 69   libvirt can't be asked            503
     hypervisor-unavailable │   └── HypervisorDenied    exit 77   libvirt refuses us └── Refusal
     a request that gets no identity
         ├── CallerUnknown                 403 caller-unknown
+        ├── TokenNeeded                   401 token-needed
+        ├── TokenRefused                  401 token-refused
         ├── VmNotFound                    404 vm-not-found
         ├── MalformedUuid                 400 malformed-uuid
         ├── TooManyWaits                  429 too-many-waits
@@ -32,6 +35,8 @@ class EnablerError(Exception):
     title = "The enabler failed"
     retry_after: int | None = None
     """Seconds after which asking again is worth it (``Retry-After``), where that is known."""
+    challenge: str | None = None
+    """What a 401 asks for (``WWW-Authenticate``, RFC 6750)."""
 
 
 class ConfigurationError(EnablerError):
@@ -54,6 +59,12 @@ class ListenError(EnablerError):
 
 class ServiceUnavailable(EnablerError):
     """The running service can't be asked over its admin socket, or says that it can't answer."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class EnrolmentError(EnablerError):
+    """A VM can't be given a token, or be rid of it."""
 
     exit_code = 69  # EX_UNAVAILABLE
 
@@ -84,6 +95,24 @@ class CallerUnknown(Refusal):
     status = 403
     problem = "caller-unknown"
     title = "The caller is not a virtual machine of this host"
+
+
+class TokenNeeded(Refusal):
+    """The caller shows no token, and there is no other way to know it."""
+
+    status = 401
+    problem = "token-needed"
+    title = "A token is needed"
+    challenge = 'Bearer realm="vm-enabler"'
+
+
+class TokenRefused(Refusal):
+    """The caller shows a token that is not its own, or nobody's."""
+
+    status = 401
+    problem = "token-refused"
+    title = "The token is refused"
+    challenge = 'Bearer realm="vm-enabler", error="invalid_token"'
 
 
 class VmNotFound(Refusal):

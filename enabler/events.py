@@ -97,6 +97,10 @@ class VmFacts:
     """Lower-case, colon-separated."""
     recorded: Stay | None = None
     """The stay some enabler wrote into the domain's metadata; perhaps another host's."""
+    cid: int | None = None
+    """Its address on the host's vsock, as libvirt gave it (vsock(7))."""
+    token_sha256: str | None = None
+    """The hash of its token, if it is enrolled (`enabler.tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)

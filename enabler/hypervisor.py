@@ -202,6 +202,7 @@ class Hypervisor:
             ("VIR_DOMAIN_EVENT_ID_JOB_COMPLETED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_ADDED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED", self._on_changed),
+            ("VIR_DOMAIN_EVENT_ID_METADATA_CHANGE", self._on_metadata),
         ]
         for name, callback in wanted:
             try:
@@ -292,6 +293,17 @@ class Hypervisor:
         self, _connection: libvirt.virConnect, domain: libvirt.virDomain, *_: object
     ) -> None:
         self._tell(self._listener.event, Changed(domain.UUIDString()))
+
+    def _on_metadata(
+        self,
+        _connection: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        _kind: int,
+        namespace: str | None,
+        _: object,
+    ) -> None:
+        if namespace == domains.TOKEN_NAMESPACE:
+            self._tell(self._listener.event, Changed(domain.UUIDString()))
 
     # Questions ----------------------------------------------------------------------------------
 

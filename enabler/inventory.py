@@ -31,7 +31,7 @@ from enabler.documents import (
     VmSummary,
 )
 from enabler.errors import EnablerError, HypervisorError, VmArriving, VmLeaving, VmNotFound
-from enabler.events import Event, Observation, Seen, Stay
+from enabler.events import Event, Observation, Seen, Stay, VmFacts
 from enabler.residency import Place, Vm
 from enabler.runs import Run, StatusFile
 
@@ -48,6 +48,9 @@ WATCH_INTERVAL = 0.5
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at the whole list for callers that nobody knows."""
+
+Mark = tuple[str, str | int]
+"""What a VM is known by: the kind and the thing, as in ``("mac", "52:54:00:…")``."""
 
 _RETRY_INTERVAL = 1.0
 _LOOKS = 3
@@ -107,7 +110,7 @@ class Inventory:
         self._clock = clock
         self._patience = patience
         self._entries: dict[str, _Entry] = {}
-        self._by_mac: dict[str, set[str]] = {}
+        self._by_mark: dict[Mark, set[str]] = {}
         self.callers_version = 0
         """Counts the changes of what callers are known by: who was who before may not be now."""
         self._news = itertools.count()
@@ -232,7 +235,20 @@ class Inventory:
         """Return the UUIDs of the active domains that have this MAC address: one, unless there is
         something wrong.
         """
-        return frozenset(self._by_mac.get(mac, ()))
+        return frozenset(self._by_mark.get(("mac", mac), ()))
+
+    def vms_of_cid(self, cid: int) -> frozenset[str]:
+        """Return the UUIDs of the active domains that have this vsock address, likewise."""
+        return frozenset(self._by_mark.get(("cid", cid), ()))
+
+    def vms_of_token(self, sha256: str) -> frozenset[str]:
+        """Return the UUIDs of the active domains whose token has this hash, likewise."""
+        return frozenset(self._by_mark.get(("token", sha256), ()))
+
+    def token_sha256(self, vm_uuid: str) -> str | None:
+        """Return the hash of a VM's token, if it is enrolled."""
+        entry = self._entries.get(vm_uuid)
+        return entry.vm.facts.token_sha256 if entry and entry.vm.facts else None
 
     async def identity(self, vm_uuid: str) -> tuple[Answer, datetime]:
         """Return a VM's identity, and when the hypervisor last confirmed it.
@@ -313,8 +329,8 @@ class Inventory:
         old, entry.vm = entry.vm, vm
         if old.place is not vm.place or old.stay != vm.stay:
             log.info("VM %s: %s%s", vm_uuid, vm.place, f" {vm.stay.id}" if vm.stay else "")
-        macs = vm.facts.macs if vm.facts and vm.place is not Place.ABSENT else frozenset()
-        self._index(vm_uuid, old.facts.macs if old.facts else frozenset(), macs)
+        now = vm.facts if vm.place is not Place.ABSENT else None
+        self._index(vm_uuid, _marks(old.facts), _marks(now))
         self._renew_answer(entry)
 
     def _renew_answer(self, entry: _Entry) -> None:
@@ -327,17 +343,17 @@ class Inventory:
                 if not watcher.done():
                     watcher.set_result(None)
 
-    def _index(self, vm_uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
+    def _index(self, vm_uuid: str, before: frozenset[Mark], after: frozenset[Mark]) -> None:
         if before == after:
             return
         self.callers_version += 1
-        for mac in before - after:
-            holders = self._by_mac.get(mac, set())
+        for mark in before - after:
+            holders = self._by_mark.get(mark, set())
             holders.discard(vm_uuid)
             if not holders:
-                self._by_mac.pop(mac, None)
-        for mac in after:
-            self._by_mac.setdefault(mac, set()).add(vm_uuid)
+                self._by_mark.pop(mark, None)
+        for mark in after:
+            self._by_mark.setdefault(mark, set()).add(vm_uuid)
 
     def _keep_record(self, entry: _Entry, seen: Observation) -> None:
         stay = entry.vm.stay
@@ -445,3 +461,14 @@ class Inventory:
                 return HypervisorError(
                     f"what libvirt says of VM {vm_uuid} changes just now; ask again"
                 )
+
+
+def _marks(facts: VmFacts | None) -> frozenset[Mark]:
+    if facts is None:
+        return frozenset()
+    marks: set[Mark] = {("mac", mac) for mac in facts.macs}
+    if facts.cid is not None:
+        marks.add(("cid", facts.cid))
+    if facts.token_sha256 is not None:
+        marks.add(("token", facts.token_sha256))
+    return frozenset(marks)

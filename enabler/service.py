@@ -18,9 +18,11 @@ from fastapi import FastAPI
 from enabler import capacity, listen
 from enabler.api import admin, guest
 from enabler.api.state import State
-from enabler.callers import Callers
+from enabler.callers import Callers, Way
 from enabler.callers.address import ByAddress
 from enabler.callers.neighbours import KernelNeighbours
+from enabler.callers.token import ByToken
+from enabler.callers.vsock import ByVsock
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
 from enabler.errors import HypervisorError
@@ -100,7 +102,7 @@ class Service:
             if inventory is None:
                 return
             async with KernelNeighbours() as neighbours:
-                callers = Callers([ByAddress(inventory, neighbours)])
+                callers = self._callers(inventory, neighbours)
                 interfaces = {
                     _key(address): await neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
@@ -110,6 +112,15 @@ class Service:
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop
                 )
+
+    def _callers(self, inventory: Inventory, neighbours: KernelNeighbours) -> Callers:
+        ways: list[Way] = [
+            ByVsock(inventory),
+            ByToken(inventory),
+            ByAddress(inventory, neighbours),
+        ]
+        by_name = {way.name: way for way in ways}
+        return Callers([by_name[name] for name in self._settings.callers])
 
     def _bind(
         self, stack: contextlib.ExitStack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from enabler import errors
+from enabler import errors, tokens
 from enabler.api import identity, problems, service, state
 from enabler.callers import Channel
 from enabler.documents import IdentityDocument
@@ -18,6 +18,8 @@ router = APIRouter(tags=["guest"], generate_unique_id_function=problems.operatio
     response_model=IdentityDocument,
     responses=identity.documented(
         errors.CallerUnknown,
+        errors.TokenNeeded,
+        errors.TokenRefused,
         errors.TooManyWaits,
         errors.HypervisorError,
         errors.VmArriving,
@@ -35,6 +37,8 @@ async def own_identity(request: Request, condition: identity.Conditional) -> Res
     response_model=IdentityDocument,
     responses=identity.documented(
         errors.CallerUnknown,
+        errors.TokenNeeded,
+        errors.TokenRefused,
         errors.VmNotFound,
         errors.MalformedUuid,
         errors.TooManyWaits,
@@ -55,12 +59,18 @@ async def identity_by_uuid(
 
 
 async def _caller(request: Request) -> str:
+    found = state.of(request)
+    bearer = tokens.of_headers(request.headers.getlist("Authorization"))
+    return await found.callers.identify(_channel(request, found), bearer)
+
+
+def _channel(request: Request, found: state.State) -> Channel:
     client, server = request.client, request.scope.get("server")
     if client is None or server is None:
         raise errors.CallerUnknown("this channel says nothing of its caller")
-    found = state.of(request)
-    index = found.interfaces.get(server[0], found.interfaces.get("*"))
-    return await found.callers.identify(Channel(client.host, index))
+    if client.host.isdigit():  # a CID, where an IP address has dots or colons
+        return Channel(cid=int(client.host))
+    return Channel(client.host, found.interfaces.get(server[0], found.interfaces.get("*")))
 
 
 async def _answer(request: Request, vm_uuid: str, condition: identity.Condition) -> Response:

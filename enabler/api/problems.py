@@ -22,9 +22,18 @@ MEDIA_TYPE = "application/problem+json"
 _PAGES: dict[str, str] = {
     "caller-unknown": (
         "403. The address that the request came from belongs to no virtual machine that lives on "
-        "this host, or to more than one. Ask from inside a VM, over its interface on the host-only "
-        "network. The host's admin finds the reason in the enabler's log and can run "
-        "'enabler doctor'."
+        "this host, or to more than one. Ask from inside a VM: over vsock, over its interface on "
+        "the host-only network, or with a token. The host's admin finds the reason in its "
+        "log and can run 'enabler doctor'."
+    ),
+    "token-needed": (
+        "401. Callers are known by a token alone here, and the request showed none. Send "
+        "'Authorization: Bearer TOKEN'; the host's admin makes a token with 'enabler enroll VM'."
+    ),
+    "token-refused": (
+        "401. The token is no virtual machine's that lives on this host, or another's than the "
+        "caller's. After 'enabler enroll VM' only the new token is good. The host's admin finds "
+        "the reason in the enabler's log."
     ),
     "vm-not-found": (
         "404. There is no such virtual machine, as far as the caller may know. "
@@ -65,6 +74,8 @@ def problem(
 def of_error(error: errors.EnablerError) -> Response:
     """Return one of our errors as a response."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.challenge is not None:
+        headers["WWW-Authenticate"] = error.challenge
     return problem(error.status, error.problem, error.title, str(error), headers)
 
 
@@ -77,6 +88,13 @@ def responses(*kinds: type[errors.EnablerError]) -> dict[int | str, dict[str, An
             "description": ", ".join(dict.fromkeys(names)),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
         }
+        if kind.challenge is not None:
+            found[kind.status]["headers"] = {
+                "WWW-Authenticate": {
+                    "description": "`Bearer`, as RFC 6750 has it.",
+                    "schema": {"type": "string"},
+                }
+            }
         if kind.retry_after is not None:
             found[kind.status]["headers"] = {
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}

@@ -1,8 +1,17 @@
-"""Who is asking. Settled by the channel, never by what the request says of itself (DESIGN rule 3).
+"""Who is asking. Settled by the channel or by a token, never by what the request says of itself
+(DESIGN rule 3).
 
-A *way* is one means of knowing a caller, in a module of its own. Each is asked in turn, the
-strongest first; one that does not apply to the channel says nothing. Two that name different VMs
-are a reason to refuse.
+A *way* is one means of knowing a caller, in a module of its own. All that are configured are asked,
+the strongest first:
+
+    way      the caller is                                it can't be forged because
+    -------  -------------------------------------------  ------------------------------------------
+    vsock    the VM with the CID that the connection has  the host's kernel sets it
+    token    the VM whose token the request shows         it is 256 random bits
+    address  the VM with the MAC behind the address       the host filters (deploy/README.md)
+
+Each is enough. What one of them can't say, another may; but a token that is shown must be right,
+and two ways that name different VMs are a reason to refuse.
 
 The caller learns little of a refusal, the log all of it.
 """
@@ -14,19 +23,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from enabler.errors import CallerUnknown
+from enabler.errors import CallerUnknown, Refusal, TokenNeeded, TokenRefused
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What the kernel says of the connection that a request came by."""
+    """What the kernel says of the connection that a request came by: an address of one kind."""
 
-    address: str
+    address: str | None = None
     """The peer's IP address, without a zone."""
-    interface_index: int | None
+    interface_index: int | None = None
     """The interface that the listener's own address is on; None if it listens on all."""
+    cid: int | None = None
+    """The peer's vsock address (vsock(7))."""
+
+    def __str__(self) -> str:
+        return f"vsock CID {self.cid}" if self.cid is not None else str(self.address)
+
+
+class Unknown(Exception):
+    """A way that applies does not know the caller. ``str()`` is the reason, for the log alone."""
 
 
 class Way(Protocol):
@@ -38,7 +56,7 @@ class Way(Protocol):
         """Return the caller's VM UUID; None if this way does not apply.
 
         ``bearer`` is the token of the request's ``Authorization`` header (RFC 6750), if it has one.
-        Raises `CallerUnknown` if the way applies and the caller is no VM of this host,
+        Raises `Unknown` if the way applies and can't tell which VM of this host the caller is,
         `HypervisorError` if libvirt must be asked and can't be.
         """
 
@@ -48,27 +66,56 @@ class Callers:
 
     def __init__(self, ways: Sequence[Way]) -> None:
         self._ways = ways
+        self._names = [way.name for way in ways]
 
     async def identify(self, channel: Channel, bearer: str | None = None) -> str:
-        """Return the UUID of the VM that is asking. Raises `CallerUnknown`, `HypervisorError`.
+        """Return the UUID of the VM that is asking.
 
         For the same arguments on the same connection the answer is the same for as long as
         `enabler.inventory.Inventory.callers_version` is.
+
+        Raises `CallerUnknown`, `TokenNeeded`, `TokenRefused`, `HypervisorError`.
         """
-        named = {way.name: await way.identify(channel, bearer) for way in self._ways}
-        found = {vm_uuid for vm_uuid in named.values() if vm_uuid is not None}
-        if len(found) != 1:
-            raise refusal(channel, f"it is known as {named}")
-        return found.pop()
+        named: dict[str, str] = {}
+        reasons: list[str] = []
+        for way in self._ways:
+            try:
+                vm_uuid = await way.identify(channel, bearer)
+            except Unknown as reason:
+                reasons.append(f"{way.name}: {reason}")
+                continue
+            if vm_uuid is not None:
+                named[way.name] = vm_uuid
+        shown = bearer is not None and "token" in self._names
+        if len(set(named.values())) == 1 and (not shown or "token" in named):
+            return next(iter(named.values()))
+        if named:
+            reasons.append("it is " + ", ".join(f"{vm} by {way}" for way, vm in named.items()))
+        log.warning("refused %s: %s", channel, "; ".join(reasons) or "no way knows such callers")
+        raise self._refusal(shown)
+
+    def _refusal(self, shown: bool) -> Refusal:
+        """One that says nothing of why, but what the caller knows: whether it showed a token."""
+        if shown:
+            return TokenRefused(
+                "this token is not the caller's; the host's admin can make a new one with "
+                "'enabler enroll', and finds the reason in the enabler's log"
+            )
+        if self._names == ["token"]:
+            return TokenNeeded(
+                "only callers with a token are answered here (Authorization: Bearer); "
+                "the host's admin makes one with 'enabler enroll'"
+            )
+        return CallerUnknown(
+            "this caller is no virtual machine that is known to live on this host; "
+            "its admin finds the reason in the enabler's log"
+        )
 
 
-_REFUSED = (
-    "this address belongs to no virtual machine that lives on this host; "
-    "its admin finds the reason in the enabler's log"
-)
-
-
-def refusal(channel: Channel, reason: str) -> CallerUnknown:
-    """Return the error for a caller that is refused; ``reason`` is for the log alone."""
-    log.warning("refused %s: %s", channel.address, reason)
-    return CallerUnknown(_REFUSED)
+def the_one(vms: frozenset[str], what: str) -> str:
+    """Return the only VM that has ``what``; raises `Unknown` if none has it, or several have."""
+    if not vms:
+        raise Unknown(f"no domain of this host has {what}")
+    if len(vms) > 1:
+        raise Unknown(f"more than one domain has {what}: {', '.join(sorted(vms))}")
+    return next(iter(vms))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from enabler.callers import Channel, refusal
+from enabler.callers import Channel, Unknown, the_one
 from enabler.inventory import Inventory
 
 
@@ -32,16 +32,14 @@ class ByAddress:
 
     async def identify(self, channel: Channel, bearer: str | None) -> str | None:
         """Return the caller's VM UUID, as `Way.identify` says."""
+        if channel.address is None:
+            return None
         mac = await self._neighbours.mac_of(channel.address, channel.interface_index)
         if mac is None:
-            raise refusal(channel, "no neighbour has this address")
+            raise Unknown("no neighbour has this address")
         vms = self._inventory.vms_of_mac(mac)
         if not vms:
             # Perhaps it arrived this moment. Strangers can make libvirt be asked only so often.
             await self._inventory.look_for_new()
             vms = self._inventory.vms_of_mac(mac)
-        if not vms:
-            raise refusal(channel, f"no domain of this host has the MAC address {mac}")
-        if len(vms) > 1:
-            raise refusal(channel, f"more than one domain has the MAC address {mac}: {sorted(vms)}")
-        return next(iter(vms))
+        return the_one(vms, f"the MAC address {mac}")

@@ -7,6 +7,7 @@ that the service watches, through a connection of its own.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +29,13 @@ MACHINE = {"manufacturer": "Acme", "model": "Rack 1", "serial_number": "SN-0001"
 class Enabler:
     """The service, and a client on its admin socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *guests: str, **settings: Any) -> None:
         self.socket = folder / "admin.sock"
         self.settings = Settings(
             libvirt_uri="test:///default",
-            listen=(f"unix:{self.socket}",),
+            listen=(f"unix:{self.socket}", *guests),
             machine=MachineSettings(**MACHINE),
+            **settings,
         )
         self.client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://enabler"
@@ -72,6 +74,14 @@ class Enabler:
             return self.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20) -> None:

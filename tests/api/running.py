@@ -34,6 +34,7 @@ class Enabler:
             libvirt_uri="test:///default",
             listen=(f"unix:{self.socket}",),
             machine=MachineSettings(**MACHINE),
+            keys_directory=folder / "keys",
         )
         self.client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://enabler"

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +17,7 @@ from enabler.errors import EnablerError
 
 if TYPE_CHECKING:
     from enabler.config import Settings
+    from enabler.keys import Keys
 
 _EX_USAGE = 64
 
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     vms.set_defaults(run=_vms)
 
     _add_enrolment(commands, common)
+    _add_keys(commands, common)
 
     doctor = commands.add_parser(
         "doctor",
@@ -140,6 +143,24 @@ def _add_enrolment(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     revoke.add_argument("vm", metavar="VM", help="its name or UUID")
     revoke.set_defaults(run=_revoke)
+
+
+def _add_keys(commands: Any, common: argparse.ArgumentParser) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="the key that this host signs with: show it, export it, replace it",
+        description="The key that this host signs attestations and histories with. Needs no "
+        "running service; one that runs takes a new key with its next signature.",
+    )
+    acts = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, act, about in (
+        ("list", _keys_list, "show every key that signs, or ever signed, here"),
+        ("export", _keys_export, "print the public keys as a JWK set, for `guest-client verify`"),
+        ("rotate", _keys_rotate, "make a new key; the old one's public half stays, to verify with"),
+    ):
+        parser = acts.add_parser(name, parents=[common], help=about, description=f"{about}.")
+        parser.add_argument("--json", action="store_true", help="print JSON (export always does)")
+        parser.set_defaults(run=act)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -257,12 +278,52 @@ def _doctor(options: argparse.Namespace) -> int:
         settings.libvirt_uri,
         settings.listen,
         settings.machine.model_dump(exclude_none=True),
+        _keys(options),
     )
     if options.json:
         _print_json(doctor.as_json(checks))
     else:
         print(doctor.render_text(checks))
     return doctor.exit_code(checks)
+
+
+def _keys(options: argparse.Namespace) -> Keys:
+    settings = _settings(options)
+    from enabler.keys import Keys
+
+    return Keys(settings.keys_directory, settings.signing_key)
+
+
+def _keys_list(options: argparse.Namespace) -> int:
+    keys = _keys(options)
+    known = keys.public()
+    if options.json:
+        _print_json({"keys": [{**key, "signs": not at} for at, key in enumerate(known)]})
+        return 0
+    print(f"{'KEY ID':<43}  {'MADE':<20}  USE")
+    for at, key in enumerate(known):
+        made = "-"
+        if isinstance(key.get("iat"), int):
+            made = datetime.fromtimestamp(key["iat"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        print(f"{key['kid']:<43}  {made:<20}  {'verifies' if at else 'signs'}")
+    return 0
+
+
+def _keys_export(options: argparse.Namespace) -> int:
+    _print_json({"keys": _keys(options).public()})
+    return 0
+
+
+def _keys_rotate(options: argparse.Namespace) -> int:
+    kid = _keys(options).rotate()
+    if options.json:
+        _print_json({"kid": kid})
+    else:
+        print(
+            f"the key is now {kid}; give the auditors what `enabler keys export` prints, and see "
+            "that they have it before they get what is signed with it"
+        )
+    return 0
 
 
 def _print_json(value: Any) -> None:

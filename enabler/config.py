@@ -69,6 +69,16 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged, to standard error."
     )
+    keys_directory: Path = Field(
+        Path("/var/lib/enabler/keys"),
+        description="Where the signing key is made and kept, and all public keys until now.",
+    )
+    signing_key: Path | None = Field(
+        None, description="A signing key that is given: an Ed25519 key as JWK or PEM."
+    )
+    attestation_days: int = Field(
+        400, ge=1, le=3660, description="Days until an attestation expires."
+    )
     machine: MachineSettings = Field(
         MachineSettings(), description="The machine identity, where it must be given."
     )

@@ -19,6 +19,7 @@ from enabler.checks import machine as machine_checks
 from enabler.checks import network as network_checks
 from enabler.errors import ConfigurationError, EnablerError
 from enabler.identity import Claim
+from enabler.keys import Keys
 from enabler.listen import HttpAddress, UnixAddress, parse
 from enabler.platforms import read_claims, read_cpuinfo
 from enabler.runs import Runs
@@ -34,6 +35,7 @@ def run_checks(
     libvirt_uri: str,
     listen: Sequence[str],
     machine: Mapping[str, str | None],
+    keys: Keys,
     *,
     root: Path = Path("/"),
     within: float = LIBVIRT_WITHIN,
@@ -44,6 +46,7 @@ def run_checks(
         libvirt_uri: where to find the hypervisor.
         listen: the addresses to listen on, as in the configuration.
         machine: the configured machine identity, by the names of `enabler.identity.FIELDS`.
+        keys: the signing key's place.
         root: where this machine's file systems are seen.
         within: seconds that libvirt has to answer.
     """
@@ -66,6 +69,7 @@ def run_checks(
             )
         )
         checks.append(hypervisor_checks.check_runs(found, lambda: Runs.of_uri(libvirt_uri)))
+    checks.append(machine_checks.check_key(keys))
     checks += _check_network(listen, found.vms if found else None)
     if found:
         checks.append(hypervisor_checks.check_generation_ids(found.vms))

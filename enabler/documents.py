@@ -115,6 +115,58 @@ class IdentityDocument(IdentityState):
     )
 
 
+class AttestationRequest(_Document):
+    """What an attestation shall be bound to."""
+
+    nonce: str = Field(
+        pattern=r"^[A-Za-z0-9_.~+/=-]{16,256}$",
+        description="Chosen by the asker, and never twice: random, or a digest. "
+        "It comes back in the attestation.",
+        examples=["Zl2i1Jq4nZ3mJc8pQy0t5w"],
+    )
+    report_digest: str | None = Field(
+        None,
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="The digest of a scan's output.",
+        examples=["sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
+
+
+class AttestationClaims(_Document):
+    """What an attestation's payload says, once its signature is verified."""
+
+    iss: str = Field(description="The host component ID of the host that signed it.")
+    iat: int = Field(description="When: seconds since 1970.", examples=[1795689600])
+    exp: int = Field(description="Until when it is good.", examples=[1830249600])
+    jti: str = Field(description="The attestation's own ID.")
+    nonce: str
+    report_digest: str | None = Field(None, description="Not there if none was given.")
+    identity: IdentityDocument
+
+
+class KeyDocument(BaseModel):
+    """A public key (RFC 7517, RFC 8037)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str = Field(examples=["11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"])
+    kid: str = Field(
+        description="Its thumbprint (RFC 7638).",
+        examples=["kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"],
+    )
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+    iat: int | None = Field(None, description="When it was made, if that is known.")
+
+
+class KeySetDocument(_Document):
+    """A set of public keys (JWKS, RFC 7517)."""
+
+    keys: list[KeyDocument]
+
+
 class HostDocument(_Document):
     """The host, for its admin."""
 

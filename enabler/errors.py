@@ -6,14 +6,17 @@
     ├── ListenError             exit 69   an address or a socket path can't be listened on
     ├── ServiceUnavailable      exit 69   the running service can't be asked by a command
     ├── EnrolmentError          exit 69   a VM can't be given a token, or be rid of it
-    ├── HypervisorError         exit 69   libvirt can't be asked            503
-    hypervisor-unavailable │   └── HypervisorDenied    exit 77   libvirt refuses us └── Refusal
-    a request that gets no identity
+    ├── SigningUnavailable      exit 78   there is no key to sign with   503 signing-unavailable
+    ├── HypervisorError         exit 69   libvirt can't be asked         503 hypervisor-unavailable
+    │   └── HypervisorDenied    exit 77   libvirt refuses us
+    └── Refusal                           a request that gets no identity
         ├── CallerUnknown                 403 caller-unknown
         ├── TokenNeeded                   401 token-needed
         ├── TokenRefused                  401 token-refused
         ├── VmNotFound                    404 vm-not-found
         ├── MalformedUuid                 400 malformed-uuid
+        ├── MalformedRequest              400 bad-request
+        ├── ContentTooLarge               413 content-too-large
         ├── TooManyWaits                  429 too-many-waits
         ├── VmArriving                    503 vm-arriving
         └── VmLeaving                     503 vm-leaving
@@ -85,6 +88,16 @@ class HypervisorDenied(HypervisorError):
     exit_code = 77  # EX_NOPERM
 
 
+class SigningUnavailable(EnablerError):
+    """There is no signing key that can be used: nothing can be attested."""
+
+    exit_code = 78  # EX_CONFIG
+    status = 503
+    problem = "signing-unavailable"
+    title = "The host has no signing key"
+    retry_after = 5
+
+
 class Refusal(EnablerError):
     """A request that gets no identity."""
 
@@ -129,6 +142,22 @@ class MalformedUuid(Refusal):
     status = 400
     problem = "malformed-uuid"
     title = "Not a UUID"
+
+
+class ContentTooLarge(Refusal):
+    """The request's body is longer than any that the contract allows."""
+
+    status = 413
+    problem = "content-too-large"
+    title = "The request is too large"
+
+
+class MalformedRequest(Refusal):
+    """The request's body is not what the contract says."""
+
+    status = 400
+    problem = "bad-request"
+    title = "Bad request"
 
 
 class TooManyWaits(Refusal):

@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from enabler import capacity, listen
 from enabler.api import admin, guest
 from enabler.api.state import State
+from enabler.attestation import Attestor
 from enabler.callers import Callers, Way
 from enabler.callers.address import ByAddress
 from enabler.callers.neighbours import KernelNeighbours
@@ -25,11 +26,12 @@ from enabler.callers.token import ByToken
 from enabler.callers.vsock import ByVsock
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
-from enabler.errors import HypervisorError
+from enabler.errors import HypervisorError, SigningUnavailable
 from enabler.events import Event, Observation, Stay
 from enabler.hypervisor import Hypervisor, clock
 from enabler.identity import Identified, identify
 from enabler.inventory import Inventory
+from enabler.keys import Keys
 from enabler.libvirt_host import HostFacts
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
@@ -88,6 +90,7 @@ class Service:
             self._loop.call_soon_threadsafe,
             Runs.of_uri(settings.libvirt_uri),
         )
+        self._keys = Keys(settings.keys_directory, settings.signing_key)
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
 
@@ -107,7 +110,9 @@ class Service:
                     _key(address): await neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
                 }
-                everything = State(inventory, callers, interfaces, self._host_document)
+                everything = State(
+                    inventory, callers, interfaces, self._host_document, self._attestor(inventory)
+                )
                 servers = [_server(guest.app(everything)), _server(admin.app(everything))]
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop
@@ -171,6 +176,15 @@ class Service:
         self._inventory = inventory
         inventory.connected(running)
         return inventory
+
+    def _attestor(self, inventory: Inventory) -> Attestor:
+        try:
+            self._keys.kid()
+        except SigningUnavailable as error:
+            # Identity needs no key. Attestations are refused, with this reason, until there is one.
+            log.error("nothing can be attested: %s", error)
+        good_for = timedelta(days=self._settings.attestation_days)
+        return Attestor(self._keys, inventory.component_id, good_for)
 
     async def _serve(
         self, servers: list[_Server], sockets: list[list[socket.socket]], stop: asyncio.Event

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors
-from enabler.api import identity, problems, service, state
+from enabler.api import attestation, identity, problems, service, state
 from enabler.documents import HostDocument, IdentityDocument, VmListDocument
 
 router = APIRouter(tags=["admin"], generate_unique_id_function=problems.operation_id)
@@ -50,11 +50,24 @@ async def get_identity(
     return await identity.respond(request, identity.canonical_uuid(vm_uuid), condition)
 
 
+@router.post(
+    "/v1/vms/{vm_uuid}/attestation",
+    summary="A VM's identity, signed",
+    response_class=Response,
+    responses=attestation.documented(errors.VmNotFound, errors.MalformedUuid),
+    openapi_extra=attestation.REQUEST,
+)
+async def get_attestation(request: Request, vm_uuid: identity.VmUuid) -> Response:
+    """Give what the VM itself would be given."""
+    return await attestation.respond(request, identity.canonical_uuid(vm_uuid))
+
+
 def app(everything: state.State) -> FastAPI:
     """Return the admin listener's app."""
     made = FastAPI(openapi_url=None)
     state.keep(made, everything)
     made.include_router(router)
+    made.include_router(attestation.router)
     made.include_router(service.router)
     problems.install(made)
     return made

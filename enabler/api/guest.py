@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors, tokens
-from enabler.api import identity, problems, service, state
+from enabler.api import attestation, identity, problems, service, state
 from enabler.callers import Channel
 from enabler.documents import IdentityDocument
 
@@ -58,6 +58,22 @@ async def identity_by_uuid(
     return await _answer(request, caller, condition)
 
 
+@router.post(
+    "/v1/identity/attestation",
+    summary="The caller's own identity, signed",
+    response_class=Response,
+    responses=attestation.documented(errors.CallerUnknown, errors.TokenNeeded, errors.TokenRefused),
+    openapi_extra=attestation.REQUEST,
+)
+async def own_attestation(request: Request) -> Response:
+    """Give the calling VM proof, for others, of which real machine it runs on."""
+    vm_uuid = await _caller(request)
+    try:
+        return await attestation.respond(request, vm_uuid)
+    except errors.VmNotFound:
+        raise _left() from None
+
+
 async def _caller(request: Request) -> str:
     found = state.of(request)
     bearer = tokens.of_headers(request.headers.getlist("Authorization"))
@@ -77,8 +93,12 @@ async def _answer(request: Request, vm_uuid: str, condition: identity.Condition)
     try:
         return await identity.respond(request, vm_uuid, condition)
     except errors.VmNotFound:
-        # Its address is known here and it is not: it left, or stopped, this very moment.
-        raise errors.CallerUnknown("the calling VM does not live on this host") from None
+        raise _left() from None
+
+
+def _left() -> errors.CallerUnknown:
+    # Its address is known here and it is not: it left, or stopped, this very moment.
+    return errors.CallerUnknown("the calling VM does not live on this host")
 
 
 def app(everything: state.State) -> FastAPI:
@@ -86,6 +106,7 @@ def app(everything: state.State) -> FastAPI:
     made = FastAPI(openapi_url=None)
     state.keep(made, everything)
     made.include_router(router)
+    made.include_router(attestation.router)
     made.include_router(service.router)
     problems.install(made)
     return made

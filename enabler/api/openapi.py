@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from enabler.api import admin, guest, problems, service
+from enabler.api import admin, attestation, guest, problems, service
 from enabler.api.problems import MEDIA_TYPE
-from enabler.documents import ProblemDocument
+from enabler.documents import AttestationClaims, AttestationRequest, ProblemDocument
 
 _GUEST = {
     "url": "http://169.254.77.1:8777",
@@ -34,8 +34,8 @@ def document() -> dict[str, Any]:
     merged["paths"] = {}
     schemas = merged.setdefault("components", {}).setdefault("schemas", {})
     for server, routers in (
-        (_GUEST, [guest.router, service.router, problems.router]),
-        (_ADMIN, [admin.router, service.router, problems.router]),
+        (_GUEST, [guest.router, attestation.router, service.router, problems.router]),
+        (_ADMIN, [admin.router, attestation.router, service.router, problems.router]),
     ):
         part = _describe(routers)
         for path, item in part["paths"].items():
@@ -43,7 +43,11 @@ def document() -> dict[str, Any]:
             known = merged["paths"].setdefault(path, {**item, "servers": []})
             known["servers"].append(server)
         schemas |= part["components"]["schemas"]
-    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    # What no route has as its own: read, or signed, by hand.
+    for model in (ProblemDocument, AttestationRequest, AttestationClaims):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        schemas[model.__name__] = schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return merged
@@ -58,7 +62,6 @@ def _describe(routers: list[APIRouter], **info: Any) -> dict[str, Any]:
             if operation["responses"].pop("422", None) is not None:
                 problem = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
                 bad = operation["responses"].setdefault("400", {"content": {MEDIA_TYPE: problem}})
-                bad["description"] = ", ".join(
-                    filter(None, (bad.get("description"), "bad-request"))
-                )
+                told = (bad.get("description") or "").split(", ")
+                bad["description"] = ", ".join(dict.fromkeys(filter(None, [*told, "bad-request"])))
     return described

@@ -55,6 +55,11 @@ _PAGES: dict[str, str] = {
         "503. Libvirt can't be asked, and an old answer is not repeated. Ask again in a second; "
         "if it stays, the host's admin should run 'enabler doctor'."
     ),
+    "signing-unavailable": (
+        "503. The host has no signing key that can be used, so that nothing can be attested; "
+        "its identity is told as ever. The host's admin finds the reason with 'enabler keys list'."
+    ),
+    "content-too-large": "413. The request's body is longer than the contract allows.",
     "not-found": "404. There is no such resource. Guests read /v1/identity.",
     "method-not-allowed": ("405. The resource can't be asked that way; the Allow header says how."),
     "bad-request": "400. The request is not what the OpenAPI document says.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 
 from enabler.api.waiting import Waits
+from enabler.attestation import Attestor
 from enabler.callers import Callers
 from enabler.documents import HostDocument
 from enabler.inventory import Inventory
@@ -23,6 +24,7 @@ class State:
     """The interface index behind each local address that is listened on; ``*`` for a wildcard."""
     host: Callable[[], HostDocument]
     """Describes the host as it is now."""
+    attestor: Attestor
     waits: Waits = field(default_factory=Waits)
 
 

@@ -8,13 +8,15 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from enabler import capacity
-from enabler.checks import Check
-from enabler.errors import HypervisorError, IdentityError
+from enabler.checks import Check, Status
+from enabler.errors import HypervisorError, IdentityError, SigningUnavailable
 from enabler.identity import Claim, Identified, MachineIdentity, identify
+from enabler.keys import Keys
 from enabler.platforms import LIBVIRT
 
 _PYTHON = (3, 11)
@@ -51,6 +53,15 @@ def check_python() -> Check:
             f"install the enabler under Python {_PYTHON[0]}.{_PYTHON[1]} or newer",
         )
     return Check.ok("Python", f"{version}, {sys.executable}")
+
+
+def check_key(keys: Keys) -> Check:
+    """The signing key: without one this host tells its identity, and can't prove it."""
+    try:
+        return Check.ok("signing key", keys.look())
+    except SigningUnavailable as error:
+        failed = Check.failed("signing key", error)
+        return replace(failed, status=Status.WARN)
 
 
 def check_user() -> Check:

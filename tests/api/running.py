@@ -36,6 +36,7 @@ class Enabler:
             listen=(f"unix:{self.socket}", *guests),
             machine=MachineSettings(**MACHINE),
             **settings,
+            keys_directory=folder / "keys",
         )
         self.client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://enabler"

@@ -85,6 +85,7 @@ def network(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Network]
         environment = os.environ | {
             "ENABLER_MACHINE__SERIAL_NUMBER": "SN-0001",
             "ENABLER_MACHINE__MANUFACTURER": "Acme",
+            "ENABLER_KEYS_DIRECTORY": str(tmp_path / "keys"),
         }
         with subprocess.Popen(
             ["ip", "netns", "exec", host, *serve, "--listen", listen],

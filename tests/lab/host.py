@@ -117,7 +117,9 @@ class Host:
         (root / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (root / "boot-id").write_text(f"{uuid.uuid4()}\n")
         listen = ", ".join(f'"{address}"' for address in LISTEN)
-        self.enabler_config.write_text(f"listen = [{listen}]\n")
+        self.enabler_config.write_text(
+            f'listen = [{listen}]\nkeys_directory = "{self.directory}/keys"\n'
+        )
         self._write_dmidecode()
 
     def _write_dmidecode(self) -> None:

@@ -19,7 +19,9 @@ from tests.unit.enabler.test_inventory import T0, Libvirt
 
 ONE = "11111111-0000-4000-8000-000000000001"
 TWO = "22222222-0000-4000-8000-000000000002"
-TOKENS = {ONE: tokens.make(), TWO: tokens.make()}
+# Not random: they are part of the names of tests, which every worker must find alike.
+TOKENS = {ONE: tokens.PREFIX + "1" * 43, TWO: tokens.PREFIX + "2" * 43}
+STRAY = tokens.PREFIX + "3" * 43
 ALL = ("vsock", "token", "address")
 
 
@@ -144,8 +146,8 @@ def test_each_way_is_usable_alone(
         (tcp(1), None, ("token",), TokenNeeded, "no way knows such callers"),
         (tcp(1), None, ("vsock", "token"), CallerUnknown, "no way knows such callers"),
         # A token that is shown must be right, whatever else the caller is known by.
-        (tcp(1), tokens.make(), ALL, TokenRefused, f"it is {ONE} by address"),
-        (Channel(cid=11), tokens.make(), ALL, TokenRefused, f"it is {ONE} by vsock"),
+        (tcp(1), STRAY, ALL, TokenRefused, f"it is {ONE} by address"),
+        (Channel(cid=11), STRAY, ALL, TokenRefused, f"it is {ONE} by vsock"),
         (tcp(1), "", ALL, TokenRefused, "no domain of this host has the token"),
         # Two ways that contradict each other.
         (tcp(1), TOKENS[TWO], ALL, TokenRefused, f"it is {TWO} by token, {ONE} by address"),

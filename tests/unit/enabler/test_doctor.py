@@ -28,6 +28,7 @@ from enabler.errors import (
     IdentityError,
 )
 from enabler.identity import Claim, MachineIdentity
+from enabler.keys import Keys
 from enabler.listen import HttpAddress, UnixAddress
 from enabler.platforms import LIBVIRT, SYSFS
 from enabler.runs import Run, Runs
@@ -64,7 +65,9 @@ class TestWhole:
         self, tmp_path: Path
     ) -> None:
         uri = f"qemu+unix:///system?socket={tmp_path}/none"
-        checks = run_checks(uri, ["http://nonsense", "unix:/dev/null/x"], {}, root=tmp_path)
+        checks = run_checks(
+            uri, ["http://nonsense", "unix:/dev/null/x"], {}, Keys(tmp_path / "keys"), root=tmp_path
+        )
         assert status_of(checks, "libvirt") is Status.FAIL
         assert status_of(checks, "machine identity") is Status.FAIL
         assert status_of(checks, "listen") is Status.FAIL
@@ -77,6 +80,7 @@ class TestWhole:
             "test:///default",
             ["http://127.0.0.1:0", f"unix:{tmp_path}/admin.sock"],
             IDENTITY,
+            Keys(tmp_path / "keys"),
             root=tmp_path,
         )
         assert [check for check in checks if check.status is Status.FAIL] == []
@@ -90,7 +94,9 @@ class TestWhole:
 
     def test_looks_for_a_vm_without_an_interface_on_the_bridge(self, tmp_path: Path) -> None:
         listen = ["http://[fe80::77:1%25nobridge0]:8777"]
-        checks = run_checks("test:///default", listen, IDENTITY, root=tmp_path)
+        checks = run_checks(
+            "test:///default", listen, IDENTITY, Keys(tmp_path / "keys"), root=tmp_path
+        )
         member = next(check for check in checks if check.name == "VMs on the bridge")
         assert (member.status, member.found.endswith("can't ask: test")) == (Status.WARN, True)
         assert status_of(checks, "bridge nobridge0") is Status.FAIL

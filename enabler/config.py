@@ -38,6 +38,27 @@ class MachineSettings(BaseModel):
     uuid: str | None = Field(None, description="The machine's UUID (SMBIOS System UUID).")
 
 
+class LimitSettings(BaseModel):
+    """``[limits]``: how much a guest may ask for. The guest listener's alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_second: float = Field(
+        100, ge=0, description="Requests of one caller, in the long run. 0: any number."
+    )
+    burst: int = Field(200, ge=1, description="Requests of one caller at once.")
+    connections_per_caller: int = Field(64, ge=1, description="Connections of one caller.")
+    connections: int = Field(20_000, ge=1, description="Connections in all.")
+    request_seconds: float = Field(
+        10, gt=0, description="Seconds within which a request must be here whole."
+    )
+    idle_seconds: int = Field(75, ge=1, description="Seconds that an unused connection is kept.")
+    header_bytes: int = Field(
+        16_384, ge=1024, description="The longest request line and header together."
+    )
+    body_bytes: int = Field(16_384, ge=0, description="The longest request body.")
+
+
 class Settings(BaseModel):
     """All settings of the enabler."""
 
@@ -79,11 +100,16 @@ class Settings(BaseModel):
     attestation_days: int = Field(
         400, ge=1, le=3660, description="Days until an attestation expires."
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names that a guest's request may have in Host, beside the listener's address.",
+    )
     machine: MachineSettings = Field(
         MachineSettings(), description="The machine identity, where it must be given."
     )
+    limits: LimitSettings = Field(LimitSettings(), description="How much a guest may ask for.")
 
-    @field_validator("listen", "callers", mode="before")
+    @field_validator("listen", "callers", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -101,6 +127,9 @@ class Settings(BaseModel):
         return [listening.parse(text) for text in self.listen]
 
 
+_TABLES: dict[str, type[BaseModel]] = {"machine": MachineSettings, "limits": LimitSettings}
+
+
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """Return the settings. ``file`` None means `CONFIG_FILE`, if it is there; a flag that is None
     was not given.
@@ -112,10 +141,8 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     _check(values, path)
     from_environment = _from_environment(environment)
     given = {key: value for key, value in flags.items() if value is not None}
-    machine = {**values.get("machine", {}), **from_environment.pop("machine", {})}
-    settings = _validate(
-        {**values, **from_environment, **given, "machine": machine}, "the settings"
-    )
+    tables = {name: {**values.get(name, {}), **from_environment.pop(name, {})} for name in _TABLES}
+    settings = _validate({**values, **from_environment, **given, **tables}, "the settings")
     _ = settings.addresses
     return settings
 
@@ -151,9 +178,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def _check(values: Mapping[str, Any], where: object) -> None:
     """Check one source by itself, so that a mistake is reported where it was made."""
     _unknown(values, Settings.model_fields, where, "")
-    machine = values.get("machine", {})
-    if isinstance(machine, Mapping):
-        _unknown(machine, MachineSettings.model_fields, where, "machine.")
+    for name, table in _TABLES.items():
+        inner = values.get(name, {})
+        if isinstance(inner, Mapping):
+            _unknown(inner, table.model_fields, where, f"{name}.")
     _validate(dict(values), where)
 
 

@@ -13,6 +13,11 @@
         ├── CallerUnknown                 403 caller-unknown
         ├── TokenNeeded                   401 token-needed
         ├── TokenRefused                  401 token-refused
+        ├── ForwardedRequest              403 forwarded-request
+        ├── MalformedHost                 400 malformed-host
+        ├── MisdirectedRequest            421 misdirected-request
+        ├── TooManyRequests               429 too-many-requests
+        ├── TooManyConnections            503 too-many-connections
         ├── VmNotFound                    404 vm-not-found
         ├── MalformedUuid                 400 malformed-uuid
         ├── MalformedRequest              400 bad-request
@@ -27,6 +32,8 @@ of its problem type (RFC 9457).
 """
 
 from __future__ import annotations
+
+import math
 
 
 class EnablerError(Exception):
@@ -126,6 +133,55 @@ class TokenRefused(Refusal):
     problem = "token-refused"
     title = "The token is refused"
     challenge = 'Bearer realm="vm-enabler", error="invalid_token"'
+
+
+class ForwardedRequest(Refusal):
+    """The request went through a proxy, so its channel says nothing of who is asking."""
+
+    status = 403
+    problem = "forwarded-request"
+    title = "Forwarded requests are refused"
+
+
+class MalformedHost(Refusal):
+    """The request has no ``Host``, or more than one (RFC 9112, 3.2)."""
+
+    status = 400
+    problem = "malformed-host"
+    title = "A request has one Host"
+
+
+class MisdirectedRequest(Refusal):
+    """The request is meant for another host (RFC 9110, 7.4)."""
+
+    status = 421
+    problem = "misdirected-request"
+    title = "This is another host"
+
+
+class TooManyRequests(Refusal):
+    """The caller asks more often than it may. ``seconds`` from now it may again."""
+
+    status = 429
+    problem = "too-many-requests"
+    title = "Too many requests"
+    retry_after = 1
+
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = max(1, math.ceil(seconds))
+        super().__init__(
+            f"this caller asks more often than it may; ask again in {self.retry_after} s, "
+            "or wait for a change with 'Prefer: wait=N'"
+        )
+
+
+class TooManyConnections(Refusal):
+    """The caller, or all together, hold as many connections as may be."""
+
+    status = 503
+    problem = "too-many-connections"
+    title = "Too many connections"
+    retry_after = 5
 
 
 class VmNotFound(Refusal):

@@ -256,18 +256,25 @@ class Inventory:
         Raises `VmNotFound`, `VmArriving`, `VmLeaving` or `HypervisorError`.
         """
         await self._freshen()
-        entry = self._entries.get(vm_uuid)
-        if entry is None or not self._current(entry):
+        current = self.current(vm_uuid)
+        if current is None:
             entry = await self._settled(vm_uuid)
-        if entry is None:
-            raise VmNotFound(f"no VM {vm_uuid} runs on this host")
-        if (
-            entry.answer is None
-            or self.observed_at is None
-            or entry.observed_at is None
-            or not self._current(entry)
-        ):
-            raise self._why_not(vm_uuid, entry)
+            if entry is None:
+                raise VmNotFound(f"no VM {vm_uuid} runs on this host")
+            current = self.current(vm_uuid)
+            if current is None:
+                raise self._why_not(vm_uuid, entry)
+        return current
+
+    def current(self, vm_uuid: str) -> tuple[Answer, datetime] | None:
+        """Return the same without asking libvirt; None where it must be asked."""
+        if self._failure is not None or not self._fresh():
+            return None
+        entry = self._entries.get(vm_uuid)
+        if entry is None or entry.answer is None or not self._current(entry):
+            return None
+        if self.observed_at is None or entry.observed_at is None:
+            return None
         return entry.answer, max(self.observed_at, entry.observed_at)
 
     async def change(

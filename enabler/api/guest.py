@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors, tokens
 from enabler.api import attestation, identity, problems, service, state
-from enabler.callers import Channel
+from enabler.api.connection import Connection
+from enabler.api.front import Front
 from enabler.documents import IdentityDocument
+
+_STRANGER_COST = 9
+"""Requests that being refused costs, beside the one it is: strangers make more work than VMs."""
 
 router = APIRouter(tags=["guest"], generate_unique_id_function=problems.operation_id)
 
@@ -28,7 +35,7 @@ router = APIRouter(tags=["guest"], generate_unique_id_function=problems.operatio
 )
 async def own_identity(request: Request, condition: identity.Conditional) -> Response:
     """Tell the calling VM which real machine it runs on."""
-    return await _answer(request, await _caller(request), condition)
+    return await _answer(request, await caller(request), condition)
 
 
 @router.get(
@@ -52,10 +59,10 @@ async def identity_by_uuid(
 ) -> Response:
     """Tell the calling VM the same. Any other VM is not found, whether there is one or not."""
     wanted = identity.canonical_uuid(vm_uuid)
-    caller = await _caller(request)
-    if wanted != caller:
+    own = await caller(request)
+    if wanted != own:
         raise errors.VmNotFound(f"no VM {wanted} that you may ask about")
-    return await _answer(request, caller, condition)
+    return await _answer(request, own, condition)
 
 
 @router.post(
@@ -67,26 +74,36 @@ async def identity_by_uuid(
 )
 async def own_attestation(request: Request) -> Response:
     """Give the calling VM proof, for others, of which real machine it runs on."""
-    vm_uuid = await _caller(request)
+    vm_uuid = await caller(request)
     try:
         return await attestation.respond(request, vm_uuid)
     except errors.VmNotFound:
         raise _left() from None
 
 
-async def _caller(request: Request) -> str:
+async def caller(request: Request) -> str:
+    """Return the UUID of the VM that is asking.
+
+    Raises what `Callers.identify` raises, `TooManyRequests` and `TooManyConnections`.
+    """
     found = state.of(request)
-    bearer = tokens.of_headers(request.headers.getlist("Authorization"))
-    return await found.callers.identify(_channel(request, found), bearer)
-
-
-def _channel(request: Request, found: state.State) -> Channel:
-    client, server = request.client, request.scope.get("server")
-    if client is None or server is None:
-        raise errors.CallerUnknown("this channel says nothing of its caller")
-    if client.host.isdigit():  # a CID, where an IP address has dots or colons
-        return Channel(cid=int(client.host))
-    return Channel(client.host, found.interfaces.get(server[0], found.interfaces.get("*")))
+    connection: Connection = request.state.connection
+    token = tokens.of_headers(request.headers.getlist("authorization"))
+    vm_uuid = found.known_caller(connection, token)
+    if vm_uuid is None:
+        version = found.callers.version(connection.channel)
+        try:
+            vm_uuid = await found.callers.identify(connection.channel, token)
+        except (errors.CallerUnknown, errors.TokenNeeded, errors.TokenRefused):
+            connection.stranger_allowance.drain(time.monotonic(), _STRANGER_COST)
+            raise
+        found.door.recognise(connection, vm_uuid)
+        # The version from before: if it changed meanwhile, the next request finds out anew.
+        connection.settle(version, token, vm_uuid)
+    seconds = connection.allowance.take(time.monotonic()) if connection.allowance else 0
+    if seconds:
+        raise errors.TooManyRequests(seconds)
+    return vm_uuid
 
 
 async def _answer(request: Request, vm_uuid: str, condition: identity.Condition) -> Response:
@@ -101,7 +118,7 @@ def _left() -> errors.CallerUnknown:
     return errors.CallerUnknown("the calling VM does not live on this host")
 
 
-def app(everything: state.State) -> FastAPI:
+def app(everything: state.State, allowed_hosts: Iterable[str] = ()) -> Front:
     """Return the guest listener's app. It serves no documentation: guests are not all friends."""
     made = FastAPI(openapi_url=None)
     state.keep(made, everything)
@@ -109,4 +126,4 @@ def app(everything: state.State) -> FastAPI:
     made.include_router(attestation.router)
     made.include_router(service.router)
     problems.install(made)
-    return made
+    return Front(made, everything, allowed_hosts)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Request, Response
 
+from enabler.answers import Answer
 from enabler.api import state, waiting
 from enabler.api.problems import responses
 from enabler.documents import IdentityDocument
@@ -89,8 +91,18 @@ async def respond(request: Request, vm_uuid: str, condition: Condition) -> Respo
         if changed is None:
             return Response(status_code=204)  # to nobody
         answer, observed_at = changed
-    headers = {"ETag": answer.etag, "Cache-Control": "no-cache", "Vary": "Prefer"} | applied
-    if _matches(known, answer.etag):
+    return response(answer, observed_at, known, applied)
+
+
+def response(
+    answer: Answer,
+    observed_at: datetime,
+    if_none_match: str | None,
+    more: dict[str, str] | None = None,
+) -> Response:
+    """Return an answer as a response, with ``more`` headers: 304 to who has it already."""
+    headers = {"ETag": answer.etag, "Cache-Control": "no-cache", "Vary": "Prefer"} | (more or {})
+    if _matches(if_none_match, answer.etag):
         return Response(status_code=304, headers=headers)
     return Response(answer.body(observed_at), 200, headers, "application/json")
 

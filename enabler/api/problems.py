@@ -35,6 +35,28 @@ _PAGES: dict[str, str] = {
         "caller's. After 'enabler enroll VM' only the new token is good. The host's admin finds "
         "the reason in the enabler's log."
     ),
+    "forwarded-request": (
+        "403. The request carries Forwarded, Via, X-Forwarded-… or X-Real-IP: it went through a "
+        "proxy, and whom it comes from can't be told any more. Ask directly."
+    ),
+    "malformed-host": "400. A request names the host it is meant for, once (RFC 9112, 3.2).",
+    "misdirected-request": (
+        "421. The request's Host is not this listener's address, as happens when a name that "
+        "somebody else owns leads here. Ask by the address, as in http://169.254.77.1:8777; "
+        "the host's admin can allow further names (allowed_hosts)."
+    ),
+    "too-many-requests": (
+        "429. Each caller may ask so many times a second. Retry-After says when to ask again; "
+        "who wants to know of a change at once waits for it (Prefer: wait=N)."
+    ),
+    "too-many-connections": (
+        "503. A caller may hold a few connections, and all together a great many. "
+        "Close one, or ask again later."
+    ),
+    "request-timeout": "408. The request was not complete in time. Send it at once.",
+    "content-too-large": "413. The request's body is longer than any that is asked for here.",
+    "uri-too-long": "414. The request's target is longer than any there is here.",
+    "header-fields-too-large": "431. The request's header is longer than is taken here.",
     "vm-not-found": (
         "404. There is no such virtual machine, as far as the caller may know. "
         "A guest may ask for itself alone."

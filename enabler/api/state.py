@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 
+from enabler.api.connection import Connection, Door
 from enabler.api.waiting import Waits
 from enabler.attestation import Attestor
 from enabler.callers import Callers
@@ -20,12 +21,26 @@ class State:
 
     inventory: Inventory
     callers: Callers
-    interfaces: Mapping[str, int | None]
-    """The interface index behind each local address that is listened on; ``*`` for a wildcard."""
+    door: Door
+    """The guests' connections."""
     host: Callable[[], HostDocument]
     """Describes the host as it is now."""
     attestor: Attestor
     waits: Waits = field(default_factory=Waits)
+
+    def known_caller(self, connection: Connection, bearer: str | None) -> str | None:
+        """Return the VM that is asking, if nothing need be found out for it; else None.
+
+        Raises `TooManyConnections` if this connection is one too many of it.
+        """
+        version = self.callers.version(connection.channel)
+        vm_uuid = connection.caller(version, bearer)
+        if vm_uuid is None:
+            vm_uuid = self.callers.known(connection.channel, bearer, version)
+            if vm_uuid is not None:
+                self.door.recognise(connection, vm_uuid)
+                connection.settle(version, bearer, vm_uuid)
+        return vm_uuid
 
 
 def keep(app: FastAPI, state: State) -> None:

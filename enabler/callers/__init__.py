@@ -19,13 +19,16 @@ The caller learns little of a refusal, the log all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from enabler.errors import CallerUnknown, Refusal, TokenNeeded, TokenRefused
 
 log = logging.getLogger(__name__)
+
+
+_KNOWN_MOST = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,11 @@ class Way(Protocol):
 
     name: str
 
+    def version(self, channel: Channel) -> object:
+        """Return what `identify` relies on beside `Inventory.callers_version` and the token: while
+        it is the same, so is the answer. None if that can't be said.
+        """
+
     async def identify(self, channel: Channel, bearer: str | None) -> str | None:
         """Return the caller's VM UUID; None if this way does not apply.
 
@@ -62,20 +70,46 @@ class Way(Protocol):
 
 
 class Callers:
-    """The ways in their order."""
+    """The ways in their order.
 
-    def __init__(self, ways: Sequence[Way]) -> None:
+    ``version`` counts the changes of what VMs are known by (`Inventory.callers_version`).
+    """
+
+    def __init__(self, ways: Sequence[Way], version: Callable[[], int]) -> None:
         self._ways = ways
         self._names = [way.name for way in ways]
+        self._version = version
+        self._known: dict[tuple[Channel, str | None], tuple[object, str]] = {}
+
+    def version(self, channel: Channel) -> object:
+        """Return what is the same (``==``) for as long as `identify` would give the same answer to
+        the same token on the same connection. Asks nobody, waits for nothing.
+        """
+        relied_on = [way.version(channel) for way in self._ways]
+        return object() if None in relied_on else (self._version(), *relied_on)
+
+    def known(self, channel: Channel, bearer: str | None, version: object) -> str | None:
+        """Return what `identify` said, if it was of this version; None if it must be asked."""
+        found = self._known.get((channel, bearer))
+        return found[1] if found is not None and found[0] == version else None
 
     async def identify(self, channel: Channel, bearer: str | None = None) -> str:
         """Return the UUID of the VM that is asking.
 
-        For the same arguments on the same connection the answer is the same for as long as
-        `enabler.inventory.Inventory.callers_version` is.
+        For the same arguments the answer is the same for as long as `version` is.
 
         Raises `CallerUnknown`, `TokenNeeded`, `TokenRefused`, `HypervisorError`.
         """
+        version = self.version(channel)
+        vm_uuid = await self._identify(channel, bearer)
+        # Kept if what it rests on was settled before, and is the same after. So not the first time.
+        if self.version(channel) == version:
+            if len(self._known) >= _KNOWN_MOST:
+                self._known.clear()
+            self._known[channel, bearer] = (version, vm_uuid)
+        return vm_uuid
+
+    async def _identify(self, channel: Channel, bearer: str | None) -> str:
         named: dict[str, str] = {}
         reasons: list[str] = []
         for way in self._ways:

@@ -20,6 +20,9 @@ class Neighbours(Protocol):
         trusted.
         """
 
+    def known_mac(self, address: str, interface_index: int | None) -> str | None:
+        """Return the same where it was found out already and has not changed since; else None."""
+
 
 class ByAddress:
     """Source address to MAC to the one domain whose live XML has that MAC."""
@@ -29,6 +32,12 @@ class ByAddress:
     def __init__(self, inventory: Inventory, neighbours: Neighbours) -> None:
         self._inventory = inventory
         self._neighbours = neighbours
+
+    def version(self, channel: Channel) -> object:
+        """Return the MAC address behind the channel; as `Way.version` says."""
+        if channel.address is None:
+            return self.name
+        return self._neighbours.known_mac(channel.address, channel.interface_index)
 
     async def identify(self, channel: Channel, bearer: str | None) -> str | None:
         """Return the caller's VM UUID, as `Way.identify` says."""

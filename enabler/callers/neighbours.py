@@ -13,10 +13,17 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ndmsg import NUD_FAILED, NUD_INCOMPLETE, NUD_NOARP
 
+from enabler.callers.neighbour_news import NeighbourNews
+
 log = logging.getLogger(__name__)
 
 _DISCARD = 9
 """The port of RFC 863: nobody listens, nobody minds."""
+
+_KNOWN_MOST = 16_384
+"""Neighbours that are kept; more than a kernel keeps by default."""
+
+_Key = tuple[str, int | None]
 
 _CALL_WITHIN, _CALL_LOOKS = 1.0, 50
 """Seconds that a neighbour has to answer a call, and looks in them."""
@@ -25,10 +32,15 @@ _CALL_WITHIN, _CALL_LOOKS = 1.0, 50
 class KernelNeighbours:
     """The neighbour table of the network namespace the enabler runs in, by netlink
     (``rtnetlink(7)``).
+
+    What was asked once is kept until the kernel tells of a change (`known_mac`).
     """
 
     def __init__(self) -> None:
         self._netlink = AsyncIPRoute()
+        self._news = NeighbourNews()
+        self._known: dict[_Key, str] = {}
+        self._asked: set[_Key] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -40,6 +52,26 @@ class KernelNeighbours:
         trace: TracebackType | None,
     ) -> None:
         self._netlink.close()
+        self._news.close()
+
+    def known_mac(self, address: str, interface_index: int | None) -> str | None:
+        """Return the MAC address if it was found out and nothing has changed since; None if
+        `mac_of` must be asked. One system call.
+        """
+        self._take_in_news()
+        return self._known.get((address, interface_index))
+
+    def _take_in_news(self) -> None:
+        for changed in self._news:
+            if changed is None:
+                self._known.clear()
+                self._asked.clear()
+                continue
+            address, index, mac = changed
+            for key in ((address, index), (address, None)):
+                if self._known.get(key) != mac:
+                    self._known.pop(key, None)
+                self._asked.discard(key)
 
     async def interface_of(self, address: str, zone: str | None) -> int | None:
         """Return the index of the interface that has a local address; None for a wildcard one."""
@@ -60,6 +92,11 @@ class KernelNeighbours:
         """
         if ip_address(address).is_loopback:
             return None
+        key = (address, interface_index)
+        known = self.known_mac(address, interface_index)
+        if known is not None:
+            return known
+        self._asked.add(key)
         mac = await self._known_mac(address, interface_index)
         if mac is None and interface_index is not None:
             _call(address, interface_index)
@@ -68,6 +105,13 @@ class KernelNeighbours:
                 mac = await self._known_mac(address, interface_index)
                 if mac is not None:
                     break
+        self._take_in_news()
+        # Kept only if there was no news of it between question and answer.
+        if mac is not None and key in self._asked:
+            if len(self._known) >= _KNOWN_MOST:
+                self._known.clear()
+            self._known[key] = mac
+        self._asked.discard(key)
         return mac
 
     async def _known_mac(self, address: str, interface_index: int | None) -> str | None:

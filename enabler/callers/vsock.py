@@ -17,6 +17,10 @@ class ByVsock:
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
 
+    def version(self, channel: Channel) -> object:
+        """Return a constant: a connection's CID stays, and which domain has it the inventory knows."""
+        return self.name
+
     async def identify(self, channel: Channel, bearer: str | None) -> str | None:
         """Return the caller's VM UUID, as `Way.identify` says."""
         if channel.cid is None:

@@ -106,7 +106,7 @@ def _check_taken(
         with socket.socket(family, socket.SOCK_STREAM) as channel:
             channel.settimeout(_ANSWER_WITHIN)
             channel.connect(target)
-            connection = http.client.HTTPConnection(address.host, address.port)
+            connection = http.client.HTTPConnection(target[0], address.port)
             connection.sock = channel
             connection.request("GET", "/healthz")
             healthy = json.loads(connection.getresponse().read(4096)) == {"status": "ok"}

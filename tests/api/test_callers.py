@@ -7,107 +7,24 @@ is that VM.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.api.running import DEFAULT_VM, eventually
+from tests.api.network import DEFAULT_MAC, HOST, PORT, Network, serving
+from tests.api.network import network as made
+from tests.api.running import DEFAULT_VM
 
-HOST, GUEST, PORT = "169.254.77.1", "169.254.77.2", 8777
-MAC = "aa:bb:cc:dd:ee:ff"
-"""The test driver's own, of its domain's interface."""
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-@dataclass
-class Network:
-    host: str
-    guest: str
-    url: str
-
-    def curl(self, path: str, *more: str) -> tuple[int, dict[str, object]]:
-        command = ["ip", "netns", "exec", self.guest, "curl", "-sS", "-g", "-w", "\n%{http_code}"]
-        done = subprocess.run(
-            [*command, *more, self.url + path], check=True, capture_output=True, text=True
-        )
-        body, _, status = done.stdout.rpartition("\n")
-        return int(status), json.loads(body)
-
-    def as_other_mac(self, mac: str) -> None:
-        ip("-n", self.guest, "link", "set", "eth0", "address", mac)
-        # The host would find out by itself, in its own time.
-        ip("-n", self.host, "neigh", "flush", "all")
+GUEST = "169.254.77.2"
 
 
 @pytest.fixture(params=["ipv4", "ipv6"])
 def network(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Network]:
-    host, guest = f"vmen-h{os.getpid()}", f"vmen-g{os.getpid()}"
-    for name in (host, guest):
-        ip("netns", "add", name)
-    ip(
-        "-n",
-        host,
-        "link",
-        "add",
-        "enabler0",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        guest,
-    )
-    try:
-        ip("-n", guest, "link", "set", "eth0", "address", MAC)
-        for name, interface, address in ((host, "enabler0", HOST), (guest, "eth0", GUEST)):
-            accept_dad = f"net.ipv6.conf.{interface}.accept_dad=0"
-            subprocess.run(["ip", "netns", "exec", name, "sysctl", "-q", accept_dad], check=True)
-            ip("-n", name, "address", "add", f"{address}/16", "dev", interface)
-            ip("-n", name, "link", "set", interface, "up")
-        ip("-n", host, "address", "add", "fe80::77:1/64", "dev", "enabler0", "nodad")
-        listen, url = f"http://{HOST}:{PORT}", f"http://{HOST}:{PORT}"
-        if request.param == "ipv6":
-            listen, url = (
-                f"http://[fe80::77:1%25enabler0]:{PORT}",
-                f"http://[fe80::77:1%25eth0]:{PORT}",
-            )
-        running = Network(host, guest, url)
-        serve = [sys.executable, "-m", "enabler", "serve", "--libvirt-uri", "test:///default"]
-        environment = os.environ | {
-            "ENABLER_MACHINE__SERIAL_NUMBER": "SN-0001",
-            "ENABLER_MACHINE__MANUFACTURER": "Acme",
-            "ENABLER_KEYS_DIRECTORY": str(tmp_path / "keys"),
-        }
-        with subprocess.Popen(
-            ["ip", "netns", "exec", host, *serve, "--listen", listen],
-            env=environment,
-            stderr=(tmp_path / "log").open("w"),
-        ) as process:
-            try:
-                eventually(lambda: is_ready(running))
-                yield running
-            finally:
-                process.terminate()
-                assert process.wait() == 0, (tmp_path / "log").read_text()
-    finally:
-        for name in (host, guest):
-            ip("netns", "delete", name)
-
-
-def is_ready(network: Network) -> bool:
-    try:
-        return network.curl("/readyz")[0] == 200
-    except subprocess.CalledProcessError:
-        return False
+    with made("vmen", family=request.param) as running, serving(running, tmp_path / "log"):
+        yield running
 
 
 def test_a_vm_sees_itself(network: Network) -> None:
@@ -126,13 +43,35 @@ def test_a_vm_sees_nobody_else(network: Network) -> None:
 
 def test_what_a_request_claims_is_nothing(network: Network) -> None:
     network.as_other_mac("52:54:00:99:99:99")
-    for claim in (
-        f"X-Forwarded-For: {GUEST}",
-        "Forwarded: for=127.0.0.1",
-        "Host: enabler",
-        f"X-VM-UUID: {DEFAULT_VM}",
-    ):
-        assert network.curl("/v1/identity", "-H", claim)[0] == 403
+    assert network.curl("/v1/identity", "-H", f"X-VM-UUID: {DEFAULT_VM}")[0] == 403
+    assert network.curl("/v1/identity", "-H", f"Authorization: Bearer {DEFAULT_VM}")[0] == 401
+
+
+ANOTHER_WAY = [
+    (f"X-Forwarded-For: {GUEST}", 403, "forwarded-request"),
+    ("X-Forwarded-Host: enabler", 403, "forwarded-request"),
+    ("Forwarded: for=127.0.0.1", 403, "forwarded-request"),
+    ("Via: 1.1 proxy", 403, "forwarded-request"),
+    ("X-Real-IP: 127.0.0.1", 403, "forwarded-request"),
+    ("Host: evil.example", 421, "misdirected-request"),
+    ("Host: localhost", 421, "misdirected-request"),
+    (f"Host: 169.254.77.1:{PORT + 1}", 421, "misdirected-request"),
+    ("Host:", 400, "malformed-host"),
+]
+
+
+def test_a_request_that_came_another_way_is_refused(network: Network) -> None:
+    for path in ("/v1/identity", "/healthz", "/v1/nothing"):
+        for header, status, problem in ANOTHER_WAY:
+            answer = network.curl(path, "-H", header)
+            assert (answer[0], answer[1]["type"]) == (status, f"/problems/{problem}"), header
+
+
+def test_a_host_in_the_target_counts(network: Network) -> None:
+    # As a proxy is asked: the target's host outweighs the Host header.
+    for target, status in ((network.url.replace("%25eth0", ""), 200), ("http://evil.example", 421)):
+        asked = ("--request-target", f"{target}/v1/identity")
+        assert network.curl("/v1/identity", *asked)[0] == status
 
 
 def test_an_address_of_no_vm_is_refused(network: Network) -> None:
@@ -141,7 +80,7 @@ def test_an_address_of_no_vm_is_refused(network: Network) -> None:
     assert (status, answer["type"]) == (403, "/problems/caller-unknown")
     assert DEFAULT_VM not in json.dumps(answer)
     # The VM is known by its MAC again, on whatever address.
-    network.as_other_mac(MAC)
+    network.as_other_mac(DEFAULT_MAC)
     assert network.curl("/v1/identity")[0] == 200
 
 
@@ -149,7 +88,7 @@ _TWO_REQUESTS_ON_ONE_CONNECTION = """
 import socket, subprocess, sys
 from http.client import HTTPConnection
 host, zone, forget = sys.argv[1], sys.argv[2], sys.argv[3:]
-connection = HTTPConnection("enabler")
+connection = HTTPConnection(host, 8777)
 scope = (0, socket.if_nametoindex(zone)) if zone else ()
 connection.sock = socket.socket(socket.AF_INET6 if zone else socket.AF_INET)
 connection.sock.connect((host, 8777, *scope))

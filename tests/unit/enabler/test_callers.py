@@ -51,6 +51,9 @@ class Neighbours:
         assert interface_index == 7
         return self.table.get(address)
 
+    def known_mac(self, address: str, interface_index: int | None) -> str | None:
+        return self.table.get(address)
+
 
 class World:
     def __init__(self) -> None:
@@ -84,7 +87,8 @@ class World:
                 "token": ByToken(self.inventory),
                 "address": ByAddress(self.inventory, Neighbours()),
             }
-            return await Callers([made[name] for name in ways]).identify(channel, bearer)
+            callers = Callers([made[name] for name in ways], lambda: self.inventory.callers_version)
+            return await callers.identify(channel, bearer)
 
         return asyncio.run(asked())
 

@@ -140,12 +140,11 @@ class Front:
         refusal = self._refusal(values, names)
         # Whatever else changes what is answered, or how: the app and uvicorn know what to do.
         plain = refusal is None and len(tags) <= 1 and not _NOT_PLAIN & values.keys()
+        authorizations = [value.decode("latin-1") for value in values.get(b"authorization", [])]
         return Asked(
             headers,
             refusal,
-            tokens.of_headers(
-                [value.decode("latin-1") for value in values.get(b"authorization", [])]
-            ),
+            tokens.of_headers(authorizations),
             tags[0].decode("latin-1") if tags else None,
             plain,
         )

@@ -54,7 +54,6 @@ _PAGES: dict[str, str] = {
         "Close one, or ask again later."
     ),
     "request-timeout": "408. The request was not complete in time. Send it at once.",
-    "content-too-large": "413. The request's body is longer than any that is asked for here.",
     "uri-too-long": "414. The request's target is longer than any there is here.",
     "header-fields-too-large": "431. The request's header is longer than is taken here.",
     "vm-not-found": (

@@ -18,7 +18,7 @@ class ByVsock:
         self._inventory = inventory
 
     def version(self, channel: Channel) -> object:
-        """Return a constant: a connection's CID stays, and which domain has it the inventory knows."""
+        """Return a constant: a connection's CID stays; whose it is, the inventory knows."""
         return self.name
 
     async def identify(self, channel: Channel, bearer: str | None) -> str | None:

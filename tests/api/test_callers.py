@@ -84,19 +84,50 @@ def test_an_address_of_no_vm_is_refused(network: Network) -> None:
     assert network.curl("/v1/identity")[0] == 200
 
 
-_TWO_REQUESTS_ON_ONE_CONNECTION = """
+def test_a_kept_connection_is_whose_its_address_is(network: Network) -> None:
+    """Whoever takes over a VM's address, and with it an open connection, is not taken for it."""
+    zone = "eth0" if "fe80" in network.url else ""
+    peer = "fe80::77:1" if zone else HOST
+    script = [sys.executable, "-u", "-c", _ONE_REQUEST_A_LINE, peer, zone]
+    asking = subprocess.Popen(
+        ["ip", "netns", "exec", network.guest, *script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        # Several: the later ones are answered without asking the kernel again.
+        for mac, status in ((DEFAULT_MAC, 200), ("52:54:00:99:99:99", 403), (DEFAULT_MAC, 200)):
+            network.as_other_mac(mac)
+            for _ in range(4):
+                asking.stdin.write("\n")
+                asking.stdin.flush()
+                assert int(asking.stdout.readline()) == status
+        asking.stdin.close()
+
+
+_CONNECTED = """
 import socket, subprocess, sys
 from http.client import HTTPConnection
-host, zone, forget = sys.argv[1], sys.argv[2], sys.argv[3:]
+host, zone, *forget = sys.argv[1:]
 connection = HTTPConnection(host, 8777)
 scope = (0, socket.if_nametoindex(zone)) if zone else ()
 connection.sock = socket.socket(socket.AF_INET6 if zone else socket.AF_INET)
 connection.sock.connect((host, 8777, *scope))
-for number in range(2):
+def ask():
     connection.request("GET", "/v1/identity")
     answer = connection.getresponse()
     answer.read()
     print(answer.status)
+"""
+
+_ONE_REQUEST_A_LINE = f"{_CONNECTED}\nfor _ in sys.stdin:\n    ask()\n"
+
+_TWO_REQUESTS_ON_ONE_CONNECTION = f"""{_CONNECTED}
+for _ in range(2):
+    ask()
     subprocess.run(forget, check=True)
 """
 

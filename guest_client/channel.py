@@ -50,6 +50,7 @@ DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
 LARGEST_ANSWER = 64 * 1024
 """Bytes; an identity document has about one thousand."""
+LARGEST_HISTORY = 256 * 1024
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 2.0
 """Seconds between two tries, before jitter."""
@@ -209,6 +210,17 @@ class Channel:
             return Read(started, finished, None, error, failures)
         return Read(started, finished, found.identity, None, failures, found.token)
 
+    def history(self, deadline: float = DEFAULT_DEADLINE) -> object:
+        """Read where this VM has been, as the contract has it, unverified.
+
+        Raises :class:`Unverified`, if there is no answer that can be trusted to be an enabler's.
+        """
+        question = _Question(_HISTORY, _JSON, _any_json, largest=LARGEST_HISTORY)
+        found, error, _ = self._put(question, deadline)
+        if error is not None:
+            raise error
+        return found
+
     def _put(
         self, question: _Question[_Taken], deadline: float
     ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...]]:
@@ -339,6 +351,15 @@ class Channel:
         return printable(": ".join(words))
 
 
+def _any_json(raw: bytes) -> object:
+    try:
+        document: object = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UntrustedAnswer(f"what was answered is not JSON, which {_NO_ENABLER}") from error
+    return document
+
+
+_HISTORY = "/v1/identity/history"
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _IN_WORDS = {_JSON: "JSON", attest.MEDIA_TYPE: "an attestation"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors, tokens
-from enabler.api import attestation, identity, problems, service, state
+from enabler.api import attestation, history, identity, problems, service, state
 from enabler.callers import Channel
-from enabler.documents import IdentityDocument
+from enabler.documents import HistoryDocument, IdentityDocument
 
 router = APIRouter(tags=["guest"], generate_unique_id_function=problems.operation_id)
 
@@ -70,6 +70,20 @@ async def own_attestation(request: Request) -> Response:
     vm_uuid = await _caller(request)
     try:
         return await attestation.respond(request, vm_uuid)
+    except errors.VmNotFound:
+        raise _left() from None
+
+
+@router.get(
+    "/v1/identity/history",
+    summary="Where the caller has been",
+    responses=history.documented(errors.CallerUnknown, errors.TokenNeeded, errors.TokenRefused),
+)
+async def own_history(request: Request) -> HistoryDocument:
+    """Tell the calling VM on which hosts it has been, and when, in their own signed words."""
+    vm_uuid = await _caller(request)
+    try:
+        return await history.history(request, vm_uuid)
     except errors.VmNotFound:
         raise _left() from None
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from guest_client.arguments import checked, file_name, parse_nonce
+from guest_client.arguments import AddCommand, checked, file_name, parse_nonce
+from guest_client.errors import UsageError
 
 EXIT_CODES = """\
 exit codes:
@@ -55,6 +56,43 @@ def add_verify(commands: Any) -> argparse.ArgumentParser:
     )
     add("--json", action="store_true", help="print what was found as JSON")
     return parser
+
+
+def add_history(commands: Any, add_command: AddCommand) -> argparse.ArgumentParser:
+    """Add ``history`` to the commands of a parser."""
+    parser = add_command(
+        commands,
+        "history",
+        "show where this VM has been, and when, as its hosts have signed it",
+        epilog=EXIT_CODES.replace("proven\n", "shown; with --verify, whole and verified\n")
+        .replace("refused:", "with --verify, not whole:")
+        .replace("  66 ", "  69, 77     as with scan\n  66 "),
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=checked(file_name),
+        help="read it from what --json printed before, not from the enabler",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="verify signatures and links, with the keys of --jwks"
+    )
+    add_keys(parser, required=False)
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the document as it was sent; with --verify, what was found",
+    )
+    return parser
+
+
+def check_history(options: argparse.Namespace) -> None:
+    """See that the options go together; raises :class:`UsageError`."""
+    if options.verify and not options.jwks:
+        raise UsageError("--verify needs the hosts' public keys; name them with --jwks FILE")
+    if options.jwks and not options.verify:
+        raise UsageError("--jwks needs --verify, which says what for")
 
 
 def add_keys(parser: argparse.ArgumentParser, *, required: bool) -> None:

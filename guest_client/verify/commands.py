@@ -1,4 +1,4 @@
-"""What ``guest-client verify`` does, once its arguments are read."""
+"""What ``guest-client verify`` and ``history`` do, once their arguments are read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import hashlib
 import json
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+from guest_client.config import Settings
 from guest_client.errors import InputError
 from guest_client.guard import describe_machine
 from guest_client.output import Digest
 from guest_client.text import printable, size_in_words
 from guest_client.verify.arguments import now_unless
+from guest_client.verify.history import History, read_history
 from guest_client.verify.keyring import Keyring
 from guest_client.verify.refusal import Refusal
 from guest_client.verify.scan_report import Demands, Proof, verify
@@ -39,6 +42,57 @@ def verify_report(options: argparse.Namespace) -> int:
         return _REFUSED
     print(json.dumps(proof.as_dict(), indent=2) if options.json else _in_words(proof))
     return 0
+
+
+def history(options: argparse.Namespace, settings: Callable[[], Settings]) -> int:
+    """Show, and perhaps verify, where a VM has been."""
+    keyring = Keyring.load(options.jwks) if options.verify else None
+    try:
+        file: Path | None = options.file
+        document = _ask_for_history(settings()) if file is None else read_json(file)
+        found = read_history(document, keyring)
+    except Refusal as refusal:
+        tell_refusal(refusal, as_json=options.json)
+        return _REFUSED
+    if options.json:
+        print(json.dumps(found.as_dict() if options.verify else document, indent=2))
+    else:
+        print(_as_table(found, verified=options.verify))
+    return _REFUSED if options.verify and found.findings else 0
+
+
+def _ask_for_history(settings: Settings) -> object:
+    from guest_client.commands import open_channel
+    from guest_client.signals import SignalCatcher
+
+    with SignalCatcher(), open_channel(settings) as channel:
+        return channel.history(settings.deadline)
+
+
+def _as_table(found: History, *, verified: bool) -> str:
+    rows = [("HOST", "FROM", "UNTIL", "ARRIVED BY", "SIGNED WITH")]
+    if found.dropped:
+        rows.append((f"({found.dropped} older entries, dropped)", "", "", "", ""))
+    for stay in found.stays:
+        until = stay.until or "-"
+        if stay.until_told_by == "latest":
+            until = f"by {until}"
+        key = (stay.signed_with or "nobody known")[:12]
+        rows.append((stay.host, stay.since, printable(until), printable(stay.arrived_by), key))
+    if not verified:
+        rows = [(*row[:4], "") for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    stays = "1 stay" if len(found.stays) == 1 else f"{len(found.stays)} stays"
+    if verified and not found.findings:
+        lines += ["", f"verified: {stays}, without a gap"]
+    elif verified:
+        lines += ["", "not whole:"]
+        lines += [_wrapped("  - ", f"{each.reason}: {each.sentence}") for each in found.findings]
+    return "\n".join(lines)
 
 
 def read_json(file: Path) -> object:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from enabler.documents import CapacityDocument, MachineDocument
+from enabler.domains import Record
 from enabler.errors import HypervisorError, VmArriving, VmLeaving, VmNotFound
 from enabler.events import (
     ArrivedBy,
@@ -25,7 +26,6 @@ from enabler.events import (
     Lifecycle,
     Presence,
     Seen,
-    Stay,
     Unseen,
     VmFacts,
 )
@@ -50,7 +50,7 @@ class Libvirt:
         self.hung = False
         self.domains: dict[str, Seen] = {}
         self.asked: list[str] = []
-        self.records: list[Stay] = []
+        self.records: list[Record] = []
         self.run: Run | None = None
         self.status: StatusFile | None = None
         self.inventory = Inventory("sha256:" + "a" * 64, MACHINE, CAPACITY, self, self.clock, 0.05)
@@ -83,8 +83,8 @@ class Libvirt:
             self.inventory.listed(self.domains)
             self.confirm()
 
-    def record(self, vm_uuid: str, stay: Stay) -> None:
-        self.records.append(stay)
+    def record(self, vm_uuid: str, record: Record) -> None:
+        self.records.append(record)
 
     async def connect(self) -> None:
         self.inventory.connected(self.domains)

@@ -24,7 +24,7 @@ from guest_client.verify.scan_report import Demands, Proof, verify
 
 from .conftest import Guest
 from .documents import MIGRATED, document
-from .enabler_server import EnablerServer
+from .enabler_server import EnablerServer, answering, problem
 from .hosts import ATTESTATION, SigningHost, by_hmac, by_none
 
 OUTPUT = b"found\n"
@@ -353,6 +353,26 @@ def test_an_answer_that_is_no_attestation_of_ours_is_no_identity(
     done = guest.scan("echo found", "--attest")
     assert (done.returncode, done.stdout) == (69, "")
     assert says in done.stderr
+
+
+def test_an_enabler_that_knows_no_attestations_and_no_histories(
+    guest: Guest, server: EnablerServer
+) -> None:
+    server.otherwise = problem(404, "not-found")
+    for command in (["history"], ["scan", "--attest", "--report", "r", "--", "true"]):
+        done = guest.run(*command)
+        assert done.returncode == 69
+        assert "older than this client" in done.stderr
+
+
+def test_a_history_is_shown_as_it_was_sent(guest: Guest, server: EnablerServer) -> None:
+    document = {"vm_uuid": "v", "checkpoint": None, "entries": [], "statement": "x", "new": 1}
+    server.otherwise = answering(json.dumps(document).encode())
+    done = guest.run("history", "--json")
+    assert json.loads(done.stdout) == document
+    server.otherwise = answering(b'"nothing"')
+    done = guest.run("history")
+    assert (done.returncode, done.stdout[:24]) == (1, "not proven (malformed): ")
 
 
 @pytest.mark.parametrize(

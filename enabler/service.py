@@ -193,6 +193,7 @@ class Service:
         return inventory
 
     def _make_attestor(self, component_id: str) -> Attestor:
+        self._keys.component_id = component_id
         try:
             self._keys.kid()
         except SigningUnavailable as error:

@@ -3,7 +3,8 @@
 The one place that loads joserfc, and not before it is needed. What is accepted, and nothing else:
 a JWS in compact form (RFC 7515), algorithm EdDSA with an Ed25519 key (RFC 8037), the ``typ`` that
 is asked for (RFC 8725, 3.11), no critical extensions, a ``kid`` that one of the keys has. Which
-algorithm and which key is used is never the token's choice.
+algorithm and which key is used is never the token's choice. A key that ``enabler keys export`` gave
+with its host's component ID speaks for that host alone.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ class Keyring:
 
     def __init__(self, keys: Iterable[Mapping[str, Any]]) -> None:
         self._keys: dict[str, OKPKey] = {}
+        self._hosts: dict[str, set[str]] = {}
         okp_key = _joserfc()
         from joserfc.errors import JoseError
 
         for data in keys:
             if data.get("kty") != "OKP" or data.get("crv") != _CURVE:
                 continue  # RFC 7517, 5: what is not understood is passed over
-            # Nothing but the key itself: what else is said of it is not ours to heed.
+            # Nothing but the key itself, and whose it is: what else is said of it decides nothing.
             public: dict[str, Any] = {"kty": "OKP", "crv": _CURVE, "x": data["x"]}
             try:
                 key = okp_key.import_key(public)
@@ -58,6 +60,8 @@ class Keyring:
             except JoseError as error:
                 raise ValueError("an Ed25519 key is malformed") from error
             self._keys[kid] = key
+            if isinstance(data.get("component_id"), str):
+                self._hosts.setdefault(kid, set()).add(data["component_id"])
 
     @classmethod
     def load(cls, files: Iterable[Path]) -> Keyring:
@@ -118,7 +122,15 @@ class Keyring:
             ) from error
         except (JoseError, ValueError, TypeError) as error:
             raise _malformed(what) from error
-        return Signed(_json_object(found.payload, what), kid)
+        claims = _json_object(found.payload, what)
+        hosts = self._hosts.get(kid)
+        if hosts is not None and str(claims.get("iss")) not in hosts:
+            raise Refusal(
+                "wrong-issuer",
+                f"{what} says that it is of the host {printable(str(claims.get('iss')), 80)}, and"
+                f" the key {kid} is another host's",
+            )
+        return Signed(claims, kid)
 
 
 def _joserfc() -> type[OKPKey]:

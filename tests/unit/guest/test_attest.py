@@ -267,6 +267,18 @@ def test_keys_that_are_not_understood_are_passed_over(case: Case) -> None:
     verify(case.report, ring, case.demands())
 
 
+def test_a_key_that_is_known_to_be_a_hosts_speaks_for_no_other(case: Case) -> None:
+    own, other = document()["component_id"], "sha256:" + "b" * 64
+    verify(case.report, Keyring([case.host.public | {"component_id": own}]), case.demands())
+    ring = Keyring([case.host.public | {"component_id": other}])
+    with pytest.raises(Refusal) as refused:
+        verify(case.report, ring, case.demands())
+    assert refused.value.reason == "wrong-issuer"
+    # A key that two hosts were given speaks for both.
+    both = [case.host.public | {"component_id": each} for each in (own, other)]
+    verify(case.report, Keyring(both), case.demands())
+
+
 # The command -------------------------------------------------------------------------------------
 
 

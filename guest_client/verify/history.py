@@ -130,6 +130,8 @@ class _Reader:
         self._entries = entries
         self._keyring = keyring
         self._found = History(document["vm_uuid"])
+        self._apart: set[str] = set()
+        """The residencies that nothing ties to the stay before."""
 
     def read(self) -> History:
         claims, before = None, None
@@ -239,6 +241,7 @@ class _Reader:
                 " added or put elsewhere",
                 claims,
             )
+            self._apart.add(self._found.stays[-1].residency_id if self._found.stays else "")
         if len(self._found.stays) < 2 or claims.get("event") != "arrival":
             return
         old, new = self._found.stays[-2:]
@@ -249,6 +252,7 @@ class _Reader:
                 " host wrote no entry",
                 claims,
             )
+            self._apart.add(new.residency_id)
         earlier, later = _seconds(old.since), _seconds(new.since)
         if earlier is not None and later is not None and later < earlier - CLOCKS_APART:
             self._find(
@@ -283,7 +287,8 @@ class _Reader:
     def _ends(self) -> None:
         for stay, following in zip(self._found.stays, self._found.stays[1:], strict=False):
             if stay.until is None:
-                moved = following.arrived_by == "migration"
+                tied = following.residency_id not in self._apart
+                moved = tied and following.arrived_by == "migration"
                 stay.until = following.since
                 stay.until_told_by = "next-arrival" if moved else "latest"
 

@@ -199,7 +199,11 @@ def test_what_was_removed_is_told() -> None:
     honest = travel.document()
     for at, reason in ((0, "beginning-cut-off"), (2, "broken-link"), (4, "end-cut-off")):
         entries = [entry for number, entry in enumerate(honest["entries"]) if number != at]
-        assert reason in reasons(honest | {"entries": entries})
+        found = read_history(honest | {"entries": entries}, RING)
+        assert reason in [finding.reason for finding in found.findings]
+        # Of the stay before what was removed nobody can say when it ended, only by when.
+        ends = [stay.until_told_by for stay in found.stays]
+        assert ends.count("latest") == (reason == "broken-link")
     assert reasons(honest | {"statement": None}) == ["no-statement"]
     assert "end-cut-off" in reasons(honest | {"statement": journey(4).document()["statement"]})
 

@@ -32,10 +32,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 
+from guest_client import attest
+from guest_client.attest import Challenge
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
 from guest_client.guard import Missing, Reading
@@ -48,6 +50,7 @@ DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
 LARGEST_ANSWER = 64 * 1024
 """Bytes; an identity document has about one thousand."""
+LARGEST_HISTORY = 256 * 1024
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 2.0
 """Seconds between two tries, before jitter."""
@@ -59,6 +62,9 @@ PATIENCE = 2.0
 LONGEST_PATIENCE = 8.0
 """Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
 try, and a host that is merely slow is answered in the end."""
+
+_Taken = TypeVar("_Taken")
+_Taken_co = TypeVar("_Taken_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Read:
     identity: Identity | None
     error: Unverified | None
     failures: tuple[FailedTry, ...]
+    attestation: str | None = None
+    """The attestation that the identity was read from, if one was asked for."""
 
     @property
     def reading(self) -> Reading:
@@ -98,6 +106,7 @@ class Read:
             "started": self.started,
             "finished": self.finished,
             "identity": None if self.identity is None else self.identity.as_dict(),
+            "attestation": self.attestation,
             "error": None if self.error is None else reason_and_message(self.error),
             "failed_tries": [{"at": failure.at, "what": failure.what} for failure in self.failures],
         }
@@ -113,6 +122,19 @@ class _TryAgain(Exception):
         super().__init__(what)
         self.not_before = not_before
         self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[_Taken_co]):
+    """A request, and how its answer is read."""
+
+    path: str
+    kind: str
+    """The media type of its answer."""
+    take: Callable[[bytes], _Taken_co]
+    body: bytes | None = None
+    """What is posted; None: it is a GET."""
+    largest: int = LARGEST_ANSWER
 
 
 class Channel:
@@ -146,7 +168,6 @@ class Channel:
             trust_env=False,
             follow_redirects=False,
             headers={
-                "Accept": "application/json, application/problem+json",
                 "Accept-Encoding": "identity",
                 "User-Agent": "guest-client",
             },
@@ -167,9 +188,43 @@ class Channel:
         """Close the connection, if one is kept."""
         self._client.close()
 
-    def read(self, deadline: float = DEFAULT_DEADLINE) -> Read:
-        """Read the identity within ``deadline`` seconds. What goes wrong is told in the result."""
+    def read(self, deadline: float = DEFAULT_DEADLINE, challenge: Challenge | None = None) -> Read:
+        """Read the identity within ``deadline`` seconds. What goes wrong is told in the result.
+
+        With a ``challenge`` it is read out of an attestation, bound to that.
+        """
         started = rfc3339(self._now())
+        if challenge is None:
+            bare = _Question("/v1/identity", _JSON, parse_identity)
+            identity, error, failures = self._put(bare, deadline)
+            return Read(started, rfc3339(self._now()), identity, error, failures)
+        question = _Question(
+            attest.PATH,
+            attest.MEDIA_TYPE,
+            lambda raw: attest.take(raw, challenge),
+            challenge.body(),
+        )
+        found, error, failures = self._put(question, deadline)
+        finished = rfc3339(self._now())
+        if found is None:
+            return Read(started, finished, None, error, failures)
+        return Read(started, finished, found.identity, None, failures, found.token)
+
+    def history(self, deadline: float = DEFAULT_DEADLINE) -> object:
+        """Read where this VM has been, as the contract has it, unverified.
+
+        Raises :class:`Unverified`, if there is no answer that can be trusted to be an enabler's.
+        """
+        question = _Question(_HISTORY, _JSON, _any_json, largest=LARGEST_HISTORY)
+        found, error, _ = self._put(question, deadline)
+        if error is not None:
+            raise error
+        return found
+
+    def _put(
+        self, question: _Question[_Taken], deadline: float
+    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...]]:
+        """Ask until there is an answer; gives it, or the error there is instead."""
         end = self._clock() + deadline
         failures: list[FailedTry] = []
         timeouts = 0
@@ -178,9 +233,9 @@ class Channel:
             dials = self._transport.dials
             patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
             try:
-                identity = self._ask(end, patience)
+                taken = self._ask(question, end, patience)
             except Unverified as error:
-                return Read(started, rfc3339(self._now()), None, error, tuple(failures))
+                return None, error, tuple(failures)
             except _TryAgain as failure:
                 self._transport.forget_connection()
                 failures.append(FailedTry(rfc3339(self._now()), str(failure)))
@@ -190,7 +245,7 @@ class Channel:
                 timeouts += failure.timed_out
                 not_before = failure.not_before
             else:
-                return Read(started, rfc3339(self._now()), identity, None, tuple(failures))
+                return taken, None, tuple(failures)
             left = end - self._clock()
             if left > SHORTEST_TRY and not (reused and not not_before):
                 pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
@@ -199,8 +254,7 @@ class Channel:
                 wait = min(wait * 2, LONGEST_WAIT)
                 left = end - self._clock()
             if left <= SHORTEST_TRY:
-                silence = self._no_answer(deadline, failures)
-                return Read(started, rfc3339(self._now()), None, silence, tuple(failures))
+                return None, self._no_answer(deadline, failures), tuple(failures)
 
     def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
         tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"
@@ -209,19 +263,29 @@ class Channel:
             f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
         )
 
-    def _ask(self, end: float, patience: float) -> Identity:
+    def _ask(self, question: _Question[_Taken], end: float, patience: float) -> _Taken:
         """Ask once; raises :class:`_TryAgain`, or an error that is final."""
         self._transport.deadline = min(end, self._clock() + 2 * patience)
-        timeout = httpx.Timeout(patience, connect=patience / 2)
+        request = self._client.build_request(
+            "GET" if question.body is None else "POST",
+            question.path,
+            content=question.body,
+            headers={"Accept": f"{question.kind}, {_PROBLEM}"}
+            | ({} if question.body is None else {"Content-Type": _JSON}),
+            timeout=httpx.Timeout(patience, connect=patience / 2),
+        )
         try:
-            with self._client.stream("GET", "/v1/identity", timeout=timeout) as answer:
-                return self._understand(answer)
+            answer = self._client.send(request, stream=True)
+            try:
+                return question.take(self._understand(answer, question))
+            finally:
+                answer.close()
         except httpx.TimeoutException as error:
             raise _TryAgain(str(error), timed_out=True) from error
         except httpx.TransportError as error:
             raise _TryAgain(str(error) or type(error).__name__) from error
 
-    def _understand(self, answer: httpx.Response) -> Identity:
+    def _understand(self, answer: httpx.Response, question: _Question[Any]) -> bytes:
         status = answer.status_code
         if answer.is_redirect:
             target = printable(answer.headers.get("Location", "nowhere"), 100)
@@ -230,20 +294,25 @@ class Channel:
             after = _seconds(answer.headers.get("Retry-After", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if status in (401, 403) and kind == "application/problem+json":
+        if status in (401, 403) and kind == _PROBLEM:
             raise Refused(
                 f"the enabler at {self.endpoint} refuses to tell us who we are"
                 f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
                 " check on the host with `enabler vms` and `enabler doctor`"
             )
+        if status == 404 and question.path != "/v1/identity":
+            raise UntrustedAnswer(
+                f"the enabler at {self.endpoint} has no {question.path}: it is older than this"
+                " client; update it"
+            )
         if status != 200:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
             )
-        if kind != "application/json":
-            shown = printable(kind, 60) or "no type"
+        if kind != question.kind:
+            shown, wanted = printable(kind, 60) or "no type", _IN_WORDS[question.kind]
             raise UntrustedAnswer(
-                f"{self.endpoint} answers with {shown}, not JSON, which {_NO_ENABLER}"
+                f"{self.endpoint} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
             )
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise UntrustedAnswer(
@@ -254,14 +323,14 @@ class Channel:
                 f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
                 f" which {_NO_ENABLER}"
             )
-        return parse_identity(self._body(answer))
+        return self._body(answer, question.largest)
 
-    def _body(self, answer: httpx.Response) -> bytes:
+    def _body(self, answer: httpx.Response, largest: int = LARGEST_ANSWER) -> bytes:
         body = bytearray()
         for piece in answer.iter_raw():
             body += piece
-            if len(body) > LARGEST_ANSWER:
-                limit = size_in_words(LARGEST_ANSWER)
+            if len(body) > largest:
+                limit = size_in_words(largest)
                 raise UntrustedAnswer(
                     f"{self.endpoint} answers with more than {limit}, which {_NO_ENABLER}"
                 )
@@ -282,6 +351,18 @@ class Channel:
         return printable(": ".join(words))
 
 
+def _any_json(raw: bytes) -> object:
+    try:
+        document: object = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UntrustedAnswer(f"what was answered is not JSON, which {_NO_ENABLER}") from error
+    return document
+
+
+_HISTORY = "/v1/identity/history"
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_IN_WORDS = {_JSON: "JSON", attest.MEDIA_TYPE: "an attestation"}
 _NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
 
 

@@ -17,6 +17,7 @@ from guest_client.arguments import add_plans, add_scan, check_scan, checked, fil
 from guest_client.console import say
 from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
+from guest_client.verify.arguments import add_history, add_verify, check_history
 
 EXIT_CODES = """\
 exit codes:
@@ -105,6 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_identity(commands)
     add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
     add_plans(commands).set_defaults(run=_plans)
+    add_verify(commands).set_defaults(run=_verify)
+    add_history(commands, _add_command).set_defaults(run=_history)
     _add_doctor(commands)
     add_agent_commands(commands, _add_command, _settings)
     return parser
@@ -180,6 +183,19 @@ def _plans(options: argparse.Namespace) -> int:
     from guest_client.plan_list import print_plans
 
     return print_plans(options.plan, as_json=options.json)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from guest_client.verify.commands import verify_report
+
+    return verify_report(options)
+
+
+def _history(options: argparse.Namespace) -> int:
+    check_history(options)
+    from guest_client.verify.commands import history
+
+    return history(options, lambda: _settings(options))
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:

@@ -30,7 +30,7 @@ from guest_client.triggers import TriggerBox
 
 def identity(settings: Settings, *, as_json: bool, verbose: bool) -> int:
     """Print the identity, for people or as JSON."""
-    with SignalCatcher(), _channel(settings, verbose) as channel:
+    with SignalCatcher(), open_channel(settings, verbose) as channel:
         found = channel.read(settings.deadline).trusted()
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
@@ -81,8 +81,15 @@ def scan_modules(options: argparse.Namespace, settings: Settings) -> int:
 def _session(
     options: argparse.Namespace, settings: Settings, report: Destination | None
 ) -> Iterator[Session]:
-    terms = Terms(settings.deadline, report, options.repeat_if_migrated, options.wait_if_migrating)
-    with SignalCatcher() as catcher, _channel(settings, options.verbose) as channel:
+    terms = Terms(
+        settings.deadline,
+        report,
+        options.repeat_if_migrated,
+        options.wait_if_migrating,
+        options.attest,
+        options.attest_nonce,
+    )
+    with SignalCatcher() as catcher, open_channel(settings, options.verbose) as channel:
         box, program = None, None
         if options.notify_if_migrated:
             box, program = TriggerBox(settings.state_dir), settings.notify_program
@@ -94,7 +101,8 @@ def _session(
         yield Session(terms, channel, catcher, reactions, say)
 
 
-def _channel(settings: Settings, verbose: bool) -> Channel:
+def open_channel(settings: Settings, verbose: bool = False) -> Channel:
+    """Make the channel to the enabler, which tells a person of what fails."""
     told = False
 
     def tell(failure: FailedTry) -> None:

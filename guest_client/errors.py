@@ -3,6 +3,8 @@
     GuestClientError
     ├── UsageError               exit 64   the command line is wrong
     ├── ConfigurationError       exit 78   a file, variable or value of the configuration is wrong
+    ├── AuditMissing             exit 78   what verifies signatures is not installed
+    ├── InputError               exit 66   a file that was named can't be read
     ├── Unverified               exit 69   no answer that can be trusted
     │   ├── NoAnswer             exit 69   nobody answered within the deadline
     │   ├── UntrustedAnswer      exit 69   something answered, and it is not what an enabler says
@@ -50,6 +52,18 @@ class ConfigurationError(GuestClientError):
     """A setting from a file or from the environment is wrong."""
 
     exit_code = 78  # EX_CONFIG
+
+
+class AuditMissing(GuestClientError):
+    """What verifies signatures is not installed: the extra ``audit``."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class InputError(GuestClientError):
+    """A file that was named on the command line can't be read."""
+
+    exit_code = 66  # EX_NOINPUT
 
 
 class Unverified(GuestClientError):

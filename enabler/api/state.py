@@ -12,6 +12,7 @@ from enabler.api.waiting import Waits
 from enabler.attestation import Attestor
 from enabler.callers import Callers
 from enabler.documents import HostDocument
+from enabler.history import Archive
 from enabler.inventory import Inventory
 
 
@@ -26,6 +27,7 @@ class State:
     host: Callable[[], HostDocument]
     """Describes the host as it is now."""
     attestor: Attestor
+    archive: Archive
     waits: Waits = field(default_factory=Waits)
 
     def known_caller(self, connection: Connection, bearer: str | None) -> str | None:

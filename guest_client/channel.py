@@ -8,7 +8,9 @@ What each answer means
     no connection, a lost one, no answer in time      asked again, on a new connection
     429, 5xx (the VM is just being switched over,     asked again, not sooner than ``Retry-After``
     the hypervisor can't be asked, ...)
-    401, 403 with a problem document (RFC 9457)       refused: we are no VM of that host. Final
+    401, 403 with a problem document (RFC 9457)       refused: we are no VM of that host, or our
+                                                      token is not ours. Final
+    a certificate that does not prove an enabler      not an enabler. Final
     a redirect, another status, no JSON, no length,   not an enabler's answer: asking again would
     too long, not the contract's schema; also a bare  make it no truer. Final
     403, as a proxy or a packet filter gives
@@ -44,7 +46,7 @@ from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import DeadlineTransport
+from guest_client.transport import DeadlineTransport, Hopeless
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
@@ -86,6 +88,8 @@ class Read:
     failures: tuple[FailedTry, ...]
     attestation: str | None = None
     """The attestation that the identity was read from, if one was asked for."""
+    via: str | None = None
+    """Where the enabler was reached; None if it was not."""
 
     @property
     def reading(self) -> Reading:
@@ -105,6 +109,7 @@ class Read:
         return {
             "started": self.started,
             "finished": self.finished,
+            "via": self.via,
             "identity": None if self.identity is None else self.identity.as_dict(),
             "attestation": self.attestation,
             "error": None if self.error is None else reason_and_message(self.error),
@@ -197,7 +202,8 @@ class Channel:
         if challenge is None:
             bare = _Question("/v1/identity", _JSON, parse_identity)
             identity, error, failures = self._put(bare, deadline)
-            return Read(started, rfc3339(self._now()), identity, error, failures)
+            finished = rfc3339(self._now())
+            return Read(started, finished, identity, error, failures, via=self._via)
         question = _Question(
             attest.PATH,
             attest.MEDIA_TYPE,
@@ -207,8 +213,12 @@ class Channel:
         found, error, failures = self._put(question, deadline)
         finished = rfc3339(self._now())
         if found is None:
-            return Read(started, finished, None, error, failures)
-        return Read(started, finished, found.identity, None, failures, found.token)
+            return Read(started, finished, None, error, failures, via=self._via)
+        return Read(started, finished, found.identity, None, failures, found.token, self._via)
+
+    @property
+    def _via(self) -> str | None:
+        return None if self._transport.used is None else str(self._transport.used)
 
     def history(self, deadline: float = DEFAULT_DEADLINE) -> object:
         """Read where this VM has been, as the contract has it, unverified.
@@ -280,6 +290,8 @@ class Channel:
                 return question.take(self._understand(answer, question))
             finally:
                 answer.close()
+        except Hopeless as failure:
+            raise failure.error from failure
         except httpx.TimeoutException as error:
             raise _TryAgain(str(error), timed_out=True) from error
         except httpx.TransportError as error:
@@ -296,7 +308,7 @@ class Channel:
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if status in (401, 403) and kind == _PROBLEM:
             raise Refused(
-                f"the enabler at {self.endpoint} refuses to tell us who we are"
+                f"the enabler at {self._transport.used} refuses to tell us who we are"
                 f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
                 " check on the host with `enabler vms` and `enabler doctor`"
             )

@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 
 from guest_client import config
 from guest_client.agent.arguments import add_agent_commands
+from guest_client.agent.settings import parse_file
 from guest_client.arguments import add_plans, add_scan, check_scan, checked, file_name
 from guest_client.console import say
-from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, LINK_LOCAL, VSOCK, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
+from guest_client.token import DEFAULT_TOKEN_FILE
 from guest_client.verify.arguments import add_history, add_verify, check_history
 
 EXIT_CODES = """\
@@ -126,7 +128,21 @@ def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argpars
         "--enabler",
         metavar="URL",
         type=checked(parse_endpoint),
-        help=f"where the enabler listens (default: {DEFAULT_ENABLER})",
+        help=f"where the enabler listens (default: {DEFAULT_ENABLER}: {VSOCK} where this VM has"
+        f" vsock, else {LINK_LOCAL})",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=checked(parse_file),
+        help="the token that the enabler knows this VM by, in a file for its owner alone (default:"
+        f" {DEFAULT_TOKEN_FILE}, if there is one)",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        type=checked(parse_file),
+        help="whose certificates prove an https:// enabler (default: what the system trusts)",
     )
     parser.add_argument(
         "--deadline",

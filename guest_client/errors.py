@@ -9,6 +9,7 @@
     │   ├── NoAnswer             exit 69   nobody answered within the deadline
     │   ├── UntrustedAnswer      exit 69   something answered, and it is not what an enabler says
     │   │   └── IdentityInvalid  exit 69   the identity document breaks the contract
+    │   ├── TokenUnusable        exit 78   our own token can't be read, or others may read it
     │   └── Refused              exit 77   the enabler says that we are no VM of its host
     ├── InconsistentScan         exit 75   the machine changed inside the scan
     ├── OutputError              exit 73   an output can't be created
@@ -109,6 +110,13 @@ class Refused(Unverified):
 
     exit_code = 77  # EX_NOPERM
     reason = "refused"
+
+
+class TokenUnusable(Unverified):
+    """The file of our own token can't be used, so the enabler was not asked."""
+
+    exit_code = 78  # EX_CONFIG
+    reason = "token"
 
 
 class InconsistentScan(GuestClientError):

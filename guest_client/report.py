@@ -10,10 +10,10 @@ Members (additive; ``report_version`` counts incompatible changes):
     started, finished
     verdict           the last attempt's: {"outcome", "reason", "changes", "sentence",
                       "migration_in_progress"}; null if there was none to be given
-    before, after     the last attempt's two reads: {"started", "finished", "identity" (the whole
-                      document, or null), "attestation" (what it was read from, or null), "error"
-                      ({"reason", "message"} or null), "failed_tries" ([{"at", "what"}])}; null for
-                      one that was not made
+    before, after     the last attempt's two reads: {"started", "finished", "via" (where the enabler
+                      was reached, or null), "identity" (the whole document, or null), "attestation"
+                      (what it was read from, or null), "error" ({"reason", "message"} or null),
+                      "failed_tries" ([{"at", "what"}])}; null for one that was not made
     exit_code         what the client ended with
     error             the one line that it ended with, null if it did not fail
     interrupted_by    the signal that ended it ("SIGINT"), or null

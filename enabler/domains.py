@@ -92,7 +92,7 @@ def parse(xml: str) -> VmFacts:
             memory_bytes=int(memory.text or "") * _UNITS[memory.get("unit", "KiB").lower()],
             macs=_macs(root),
             recorded=_recorded(root),
-            cid=_cid(root),
+            cid=cid_of(root),
             token_sha256=token_of(root),
             history=history.read(root, vm_uuid),
         )
@@ -128,6 +128,16 @@ def token_of(root: Element) -> str | None:
     return sha256 if _SHA256.fullmatch(sha256) else None
 
 
+def cid_of(root: Element) -> int | None:
+    """Return a domain's vsock address; None if it has none, or none yet."""
+    element = root.find("devices/vsock/cid")
+    text = "" if element is None else element.get("address", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None  # libvirt chooses one when the domain starts
+    cid = int(text)
+    return cid if cid >= _LOWEST_CID else None
+
+
 def _generation(root: Element) -> str | None:
     text = (root.findtext("genid") or "").strip()
     return str(uuid.UUID(text)) if text else None
@@ -136,15 +146,6 @@ def _generation(root: Element) -> str | None:
 def _macs(root: Element) -> frozenset[str]:
     found = (nic.get("address", "").lower() for nic in root.findall("devices/interface/mac"))
     return frozenset(mac for mac in found if _MAC.fullmatch(mac))
-
-
-def _cid(root: Element) -> int | None:
-    element = root.find("devices/vsock/cid")
-    text = "" if element is None else element.get("address", "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        return None  # none, or none yet: libvirt chooses one when the domain starts
-    cid = int(text)
-    return cid if cid >= _LOWEST_CID else None
 
 
 def _recorded(root: Element) -> Stay | None:

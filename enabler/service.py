@@ -115,6 +115,7 @@ class Service:
                 interfaces = {
                     _key(address): await neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
+                    if isinstance(address, listen.HttpAddress)
                 }
                 assert self._attestor is not None
                 assert self._archive is not None
@@ -155,10 +156,10 @@ class Service:
     def _bind(
         self, stack: contextlib.ExitStack
     ) -> tuple[
-        list[tuple[listen.HttpAddress, socket.socket]],
+        list[tuple[listen.HttpAddress | listen.VsockAddress, socket.socket]],
         list[tuple[listen.UnixAddress, socket.socket]],
     ]:
-        guests: list[tuple[listen.HttpAddress, socket.socket]] = []
+        guests: list[tuple[listen.HttpAddress | listen.VsockAddress, socket.socket]] = []
         admins: list[tuple[listen.UnixAddress, socket.socket]] = []
         mode = int(self._settings.admin_mode, 8)
         for address in self._settings.addresses:

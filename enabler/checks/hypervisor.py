@@ -23,7 +23,7 @@ MINIMUM = 1_003_003
 TESTED = 9_000_000
 """The oldest libvirt that the lab's tests are run with."""
 
-_SPOOFING_FILTERS = ("no-mac-spoofing", "clean-traffic")
+_SPOOFING_FILTERS = ("vm-enabler-guest", "clean-traffic", "no-mac-spoofing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +329,8 @@ def check_spoofing(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) -> Che
     return Check.warn(
         name,
         f"not filtered, so one VM could ask as another: {_listed(open_doors)}",
-        f"add <filterref filter='{_SPOOFING_FILTERS[0]}'/> to the interface with 'virsh edit VM'",
+        f"virsh nwfilter-define deploy/libvirt/{_SPOOFING_FILTERS[0]}.xml, and add "
+        f"<filterref filter='{_SPOOFING_FILTERS[0]}'/> to the interface with 'virsh edit VM'",
     )
 
 

@@ -20,6 +20,7 @@ from tests.lab.host import Host
 from tests.lab.lab import Lab
 from tests.lab.migration import migrate
 from tests.lab.processes import wait_until
+from tests.lab.scans import GatedScan
 
 pytestmark = pytest.mark.lab
 
@@ -264,6 +265,94 @@ def test_a_token_moves_with_its_vm(vm1: Guest, a: Host, b: Host) -> None:
     assert "token-needed" in token.stderr
     for host in (a, b):
         assert "vme_" not in host.enabler.log.read_text()
+
+
+_ABUSE = """
+import socket
+ENABLER = ("169.254.77.1", 8777)
+HOST = b"Host: 169.254.77.1:8777\\r\\n"
+MALFORMED = [
+    b"\\x00\\xff\\xfe\\x16\\x03\\x01" * 20,
+    b"GET\\r\\n\\r\\n",
+    b"GET / HTTP/9.9\\r\\n\\r\\n",
+    b"GET /v1/identity HTTP/1.1\\r\\n\\r\\n",
+    b"GET /v1/identity HTTP/1.1\\r\\nHost: evil.example\\r\\n\\r\\n",
+    b"GET /%00%ff/../..//v1/vms HTTP/1.1\\r\\n" + HOST + b"\\r\\n",
+    b"GET /v1/identity HTTP/1.1\\r\\n" + HOST + b"X: " + b"a" * 70000 + b"\\r\\n\\r\\n",
+    b"GET /v1/identity HTTP/1.1\\r\\n" + HOST + b"Authorization: Bearer nobody\\r\\n\\r\\n",
+    b"POST /v1/identity HTTP/1.1\\r\\n" + HOST + b"Content-Length: -1\\r\\n\\r\\n",
+    b"POST /v1/identity/attestation HTTP/1.1\\r\\n" + HOST + b"Content-Length: 99999999\\r\\n\\r\\n",
+]
+told = {}
+print("begun", flush=True)
+for number in range(10_000):
+    try:
+        with socket.create_connection(ENABLER, 5) as connection:
+            connection.sendall(MALFORMED[number % len(MALFORMED)])
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(64)[9:12].decode("latin-1") or "closed"
+    except OSError as error:
+        answer = type(error).__name__
+    told[answer] = told.get(answer, 0) + 1
+slow = []
+for number in range(1_000):
+    try:
+        connection = socket.create_connection(ENABLER, 5)
+        connection.sendall(b"GET /v1/identity HTTP/1.1\\r\\nX-Slow: ")
+        slow.append(connection)
+    except OSError as error:
+        told[type(error).__name__] = told.get(type(error).__name__, 0) + 1
+print("slow", len(slow), told, flush=True)
+import time
+time.sleep(600)
+"""
+
+_READS = """
+import http.client, json, statistics, time
+times, told = [], set()
+for number in range(40):
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection("169.254.77.1", 8777, timeout=30)
+    connection.request("GET", "/v1/identity")
+    answer = connection.getresponse()
+    told.add((answer.status, json.loads(answer.read())["vm"]["name"]))
+    connection.close()
+    times.append(time.perf_counter() - began)
+    time.sleep(0.05)
+print(json.dumps([sorted(told), statistics.median(times), max(times)]))
+"""
+
+
+def test_a_neighbour_s_abuse_disturbs_nobody(vm1: Guest, second: Guest, a: Host) -> None:
+    """10,000 malformed requests and 1,000 slow connections, and vm1's scan in the middle of it.
+
+    How much slower its reads are is printed: both guests are emulated by the same processors.
+    """
+
+    def reads() -> tuple[list[object], float, float]:
+        told, median, most = json.loads(vm1.run(["python3", "-c", _READS], check=True).stdout)
+        return told, median, most
+
+    told, before, _ = reads()
+    assert told == [[200, "vm1"]]
+    gated = GatedScan(vm1)
+    gated.wait_begun()
+    abuse = second.spawn(["python3", "-c", _ABUSE])
+    try:
+        rounds = []
+        while "slow" not in abuse.output_so_far():
+            rounds.append(reads())
+        rounds.append(reads())  # beside the slow connections
+        scanned = gated.finish()
+    finally:
+        abuse.kill()
+    print(f"\nvm2: {abuse.output_so_far()}")
+    medians = " ".join(f"{median / before:.2f}" for _, median, _ in rounds)
+    print(f"vm1: median read {before * 1000:.1f} ms before; as ratios during: {medians}")
+    assert all(told == [[200, "vm1"]] for told, *_ in rounds)
+    assert (scanned.code, scanned.outcome) == (0, "consistent")
+    assert scanned.output is not None
+    assert a.admin_get("/readyz").status_code == 200
 
 
 _HOST_IN_A_GUEST = """

@@ -281,7 +281,7 @@ MALFORMED = [
     b"GET /v1/identity HTTP/1.1\\r\\n" + HOST + b"X: " + b"a" * 70000 + b"\\r\\n\\r\\n",
     b"GET /v1/identity HTTP/1.1\\r\\n" + HOST + b"Authorization: Bearer nobody\\r\\n\\r\\n",
     b"POST /v1/identity HTTP/1.1\\r\\n" + HOST + b"Content-Length: -1\\r\\n\\r\\n",
-    b"POST /v1/identity/attestation HTTP/1.1\\r\\n" + HOST + b"Content-Length: 99999999\\r\\n\\r\\n",
+    b"POST /v1/identity/attestation HTTP/1.1\\r\\n" + HOST + b"Content-Length: 9999999\\r\\n\\r\\n",
 ]
 told = {}
 print("begun", flush=True)

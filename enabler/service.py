@@ -213,13 +213,12 @@ class Service:
 
     def _make_attestor(self, component_id: str) -> Attestor:
         self._keys.component_id = component_id
-        try:
-            self._keys.kid()
-        except SigningUnavailable as error:
-            # Identity needs no key. Attestations are refused, with this reason, until there is one.
-            log.error("nothing can be attested: %s", error)
         good_for = timedelta(days=self._settings.attestation_days)
-        return Attestor(self._keys, component_id, good_for)
+        attestor = Attestor(self._keys, component_id, good_for)
+        # Identity needs no key: without one, attestations are refused until there is, and no more.
+        with contextlib.suppress(SigningUnavailable):
+            attestor.public_keys()
+        return attestor
 
     async def _serve(
         self, servers: list[_Server], sockets: list[list[socket.socket]], stop: asyncio.Event

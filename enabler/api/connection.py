@@ -336,7 +336,6 @@ class GuestProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the app."""
-        self._in_head = False
         if self._head or self._large:
             self._head = 0
             if len(self.url) > self._header_limit // 2:
@@ -348,14 +347,15 @@ class GuestProtocol(HttpToolsProtocol):
             if len(self.url) + length > self._header_limit:
                 self._refuse_head()
                 raise _Refused
+        if len(self.pipeline) >= _AHEAD:
+            self._refuse_as(400, "bad-request", "Bad request", "too many requests sent ahead")
+            raise _Refused
+        self._in_head = False
         self._answered = self._answer_at_once()
         if self._answered:
             return
         if not self.url.startswith(b"/"):
             self._take_host_from_target()
-        if len(self.pipeline) >= _AHEAD:
-            self._refuse_as(400, "bad-request", "Bad request", "too many requests sent ahead")
-            raise _Refused
         super().on_headers_complete()
 
     def _answer_at_once(self) -> bool:

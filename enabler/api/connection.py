@@ -49,6 +49,14 @@ Headers = list[tuple[bytes, bytes]]
 Ready = Callable[["Connection", Headers, Headers], bytes | None]
 """Gives the response to ``GET /v1/identity``, if it is at hand (`enabler.api.front.Front`)."""
 
+REFUSALS = {
+    408: "request-timeout",
+    413: "content-too-large",
+    414: "uri-too-long",
+    431: "header-fields-too-large",
+}
+"""What a request that goes beyond a bound may be answered: status and problem."""
+
 _AHEAD = 16
 """Requests that may be sent before the first of them is answered."""
 
@@ -376,7 +384,7 @@ class GuestProtocol(HttpToolsProtocol):
         if self._began is not None and now - self._began > patience:
             self._refuse_as(
                 408,
-                "request-timeout",
+                REFUSALS[408],
                 "Request timeout",
                 f"a request must be here whole within {patience:g} s",
             )
@@ -402,7 +410,7 @@ class GuestProtocol(HttpToolsProtocol):
             self._head = 0
             if len(self.url) > self._header_limit // 2:
                 self._refuse_as(
-                    414, "uri-too-long", "URI too long", "the request's target is too long"
+                    414, REFUSALS[414], "URI too long", "the request's target is too long"
                 )
                 raise _Refused
             length = sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -453,7 +461,7 @@ class GuestProtocol(HttpToolsProtocol):
         if self._body > self._body_limit:
             self._refuse_as(
                 413,
-                "content-too-large",
+                REFUSALS[413],
                 "Content too large",
                 f"a request's body has {self._body_limit} bytes at most",
             )
@@ -471,7 +479,7 @@ class GuestProtocol(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         self._refuse_as(
             431,
-            "header-fields-too-large",
+            REFUSALS[431],
             "Request header fields too large",
             f"a request's header has {self._header_limit} bytes at most",
         )

@@ -219,6 +219,8 @@ class Service:
             )
             await stop.wait()
             log.info("ending")
+            assert self._inventory is not None
+            self._inventory.feed.close()
             for server in servers:
                 server.should_exit = True
 

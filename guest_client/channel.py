@@ -29,8 +29,9 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import DeadlineTransport
+from guest_client.transport import DeadlineTransport, Interrupter
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
@@ -55,6 +56,8 @@ LONGEST_RETRY_AFTER = 5.0
 """Seconds; an answer that asks us to stay away longer is asked again all the same."""
 SHORTEST_TRY = 0.05
 """Seconds; with less time left than this, a further try would say nothing new."""
+HOLD_MARGIN = 5.0
+"""Seconds that an answer may take beyond the wait that was asked for."""
 PATIENCE = 2.0
 LONGEST_PATIENCE = 8.0
 """Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
@@ -78,6 +81,8 @@ class Read:
     identity: Identity | None
     error: Unverified | None
     failures: tuple[FailedTry, ...]
+    etag: str | None = None
+    """The ETag of the answer, for :meth:`Channel.hold`."""
 
     @property
     def reading(self) -> Reading:
@@ -108,6 +113,16 @@ def reason_and_message(error: Unverified) -> dict[str, str]:
     return {"reason": error.reason, "message": str(error)}
 
 
+class Held(Enum):
+    """How a wait for a change ended without one."""
+
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    """The enabler can't let us wait, or can't say anything just now."""
+    BROKEN = "broken"
+    """The connection was lost, or something interrupted the wait."""
+
+
 class _TryAgain(Exception):
     def __init__(self, what: str, *, not_before: float = 0.0, timed_out: bool = False) -> None:
         super().__init__(what)
@@ -131,14 +146,16 @@ class Channel:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
         now: WallClock = utc_now,
+        interrupters: Sequence[Interrupter] = (),
     ) -> None:
+        """``interrupters`` break off what waits for an answer; a read then asks again."""
         self.endpoint = parse_endpoint(enabler) if isinstance(enabler, str) else enabler
         self._on_failure = on_failure
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._now = now
-        self._transport = DeadlineTransport(self.endpoint, clock)
+        self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
         self._client = httpx.Client(
             transport=self._transport,
             base_url=self.endpoint.base_url,
@@ -178,7 +195,7 @@ class Channel:
             dials = self._transport.dials
             patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
             try:
-                identity = self._ask(end, patience)
+                identity, etag = self._ask(end, patience)
             except Unverified as error:
                 return Read(started, rfc3339(self._now()), None, error, tuple(failures))
             except _TryAgain as failure:
@@ -190,7 +207,8 @@ class Channel:
                 timeouts += failure.timed_out
                 not_before = failure.not_before
             else:
-                return Read(started, rfc3339(self._now()), identity, None, tuple(failures))
+                finished = rfc3339(self._now())
+                return Read(started, finished, identity, None, tuple(failures), etag)
             left = end - self._clock()
             if left > SHORTEST_TRY and not (reused and not not_before):
                 pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
@@ -209,13 +227,41 @@ class Channel:
             f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
         )
 
-    def _ask(self, end: float, patience: float) -> Identity:
+    def hold(self, etag: str, seconds: float) -> Held | Read:
+        """Wait up to ``seconds`` for the enabler to tell something else than it told with ``etag``.
+
+        Gives what it tells then, or how the wait ended without that; an enabler that lets nobody
+        wait says at once that it is unchanged. Nothing is tried again: after a refusal or a broken
+        connection the identity is to be read.
+        """
+        started = rfc3339(self._now())
+        wait = max(1, int(seconds))
+        timeout = httpx.Timeout(PATIENCE, connect=PATIENCE / 2, read=wait + HOLD_MARGIN)
+        self._transport.deadline = self._clock() + wait + HOLD_MARGIN
+        wish = {"If-None-Match": etag, "Prefer": f"wait={wait}"}
+        try:
+            with self._client.stream(
+                "GET", "/v1/identity", timeout=timeout, headers=wish
+            ) as answer:
+                if answer.status_code == 304:
+                    return Held.UNCHANGED
+                if answer.status_code != 200:
+                    return Held.REFUSED
+                identity, found = self._understand(answer), answer.headers.get("ETag")
+                return Read(started, rfc3339(self._now()), identity, None, (), found)
+        except Unverified:
+            return Held.REFUSED
+        except httpx.TransportError:
+            self._transport.forget_connection()
+            return Held.BROKEN
+
+    def _ask(self, end: float, patience: float) -> tuple[Identity, str | None]:
         """Ask once; raises :class:`_TryAgain`, or an error that is final."""
         self._transport.deadline = min(end, self._clock() + 2 * patience)
         timeout = httpx.Timeout(patience, connect=patience / 2)
         try:
             with self._client.stream("GET", "/v1/identity", timeout=timeout) as answer:
-                return self._understand(answer)
+                return self._understand(answer), answer.headers.get("ETag")
         except httpx.TimeoutException as error:
             raise _TryAgain(str(error), timed_out=True) from error
         except httpx.TransportError as error:

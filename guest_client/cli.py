@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, dest="command_name"
     )
     _add_identity(commands)
+    _add_watch(commands)
     add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
     add_plans(commands).set_defaults(run=_plans)
     _add_doctor(commands)
@@ -148,6 +149,25 @@ def _add_identity(commands: Any) -> None:
     parser.set_defaults(run=_identity)
 
 
+def _add_watch(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "watch",
+        "print the identity, and each change of it at once, as lines of JSON",
+        epilog="exit codes: 0 a change came (--once), or the time is up; 69 with --once: the time"
+        " is up, and no change came; 128 + N ended by signal N; 64, 74, 78 as in `guest-client"
+        " --help`",
+    )
+    parser.add_argument("--once", action="store_true", help="end at the first change")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=checked(config.parse_seconds),
+        help="end after so long (default: never)",
+    )
+    parser.set_defaults(run=_watch)
+
+
 def _add_doctor(commands: Any) -> None:
     parser = _add_command(
         commands, "doctor", "check each thing that must be right in this VM, and say how to mend it"
@@ -160,6 +180,14 @@ def _identity(options: argparse.Namespace) -> int:
     from guest_client.commands import identity
 
     return identity(_settings(options), as_json=options.json, verbose=options.verbose)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from guest_client.commands import watch
+
+    return watch(
+        _settings(options), once=options.once, timeout=options.timeout, verbose=options.verbose
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -6,14 +6,22 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guest_client.channel import Channel, FailedTry
 from guest_client.config import Settings
 from guest_client.console import say
-from guest_client.errors import ConfigurationError, OutputError, ScannerError, UsageError
+from guest_client.errors import (
+    ConfigurationError,
+    OutputError,
+    ScannerError,
+    Unverified,
+    UsageError,
+)
 from guest_client.folder import FolderDestination
 from guest_client.identity import Identity
 from guest_client.modular import ModularScan, SetRequest
@@ -27,6 +35,9 @@ from guest_client.signals import SignalCatcher
 from guest_client.text import printable, size_in_words
 from guest_client.triggers import TriggerBox
 
+if TYPE_CHECKING:
+    from guest_client.watcher import Watcher
+
 
 def identity(settings: Settings, *, as_json: bool, verbose: bool) -> int:
     """Print the identity, for people or as JSON."""
@@ -37,6 +48,40 @@ def identity(settings: Settings, *, as_json: bool, verbose: bool) -> int:
     else:
         print(_describe(found))
     return 0
+
+
+def watch(settings: Settings, *, once: bool, timeout: float | None, verbose: bool) -> int:
+    """Print the identity and each change; 0 after ``timeout``, or after one change if ``once``."""
+    from guest_client.news import NO_CHANGE
+    from guest_client.watcher import Watcher, told
+
+    watcher = Watcher(
+        settings.enabler,
+        settings.deadline,
+        settings.watch_interval,
+        _failure_teller(settings, verbose),
+    )
+    with SignalCatcher(), _stopping(watcher, timeout):
+        for line in told(watcher.reads()):
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+            if once and line["change"] not in NO_CHANGE:
+                return 0
+    return Unverified.exit_code if once else 0
+
+
+@contextmanager
+def _stopping(watcher: Watcher, seconds: float | None) -> Iterator[None]:
+    """Stop a watcher after some time, if it is given any."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, watcher.stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def doctor(settings: Callable[[], Settings], *, as_json: bool) -> int:
@@ -95,6 +140,10 @@ def _session(
 
 
 def _channel(settings: Settings, verbose: bool) -> Channel:
+    return Channel(settings.enabler, on_failure=_failure_teller(settings, verbose))
+
+
+def _failure_teller(settings: Settings, verbose: bool) -> Callable[[FailedTry], None]:
     told = False
 
     def tell(failure: FailedTry) -> None:
@@ -105,7 +154,7 @@ def _channel(settings: Settings, verbose: bool) -> Channel:
             say(f"no answer yet ({failure.what}); trying for {settings.deadline:g} s")
             told = True
 
-    return Channel(settings.enabler, on_failure=tell)
+    return tell
 
 
 def _check_notify_program(settings: Settings) -> None:

@@ -10,10 +10,12 @@ It knows no proxy, follows nothing, and keeps one connection for the next reques
 
 from __future__ import annotations
 
+import select
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpcore
 import httpx
@@ -24,6 +26,27 @@ Clock = Callable[[], float]
 
 _KEEP_ALIVE = 60.0
 """Seconds that an unused connection is kept; the enabler's own limit is usually shorter."""
+
+
+class Interrupter(Protocol):
+    """Something that can make waiting for an answer pointless (`hints.py`)."""
+
+    def fileno(self) -> int:
+        """What to poll for input; -1 is nothing."""
+
+    def take(self) -> bool:
+        """Take what there is; whether it is a reason to break off."""
+
+
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5000),
+)
+"""Seconds, and milliseconds: a host that we came to knows nothing of the connection and resets it
+at the first probe; one that is gone answers none."""
 
 
 def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
@@ -50,13 +73,17 @@ def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
 class DeadlineTransport(httpx.BaseTransport):
     """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will."""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(
+        self, endpoint: Endpoint, clock: Clock, interrupters: Sequence[Interrupter] = ()
+    ) -> None:
+        """With ``interrupters``, a connection also says soon when its host is no longer there."""
         self.deadline = 0.0
         """On ``clock``'s scale."""
         self.dials = 0
         """How often a connection was made or tried; unchanged by a request that reused one."""
         self._endpoint = endpoint
         self._clock = clock
+        self._interrupters = interrupters
         self._pool = self._new_pool()
 
     def _new_pool(self) -> httpcore.ConnectionPool:
@@ -77,7 +104,19 @@ class DeadlineTransport(httpx.BaseTransport):
     def dial(self, limit: float | None) -> socket.socket:
         """Make a new connection within ``limit`` seconds and the deadline."""
         self.dials += 1
-        return dial(self._endpoint, self.remaining(limit))
+        sock = dial(self._endpoint, self.remaining(limit))
+        if self._interrupters and self._endpoint.kind is Kind.TCP:
+            for level, option, value in _KEEPALIVE:
+                sock.setsockopt(level, option, value)
+        return sock
+
+    def wait_readable(self, sock: socket.socket, limit: float | None) -> None:
+        """Wait for something to read, within ``limit`` and the deadline, unless interrupted.
+
+        Raises ``TimeoutError``, or ``InterruptedError`` when an interrupter says so.
+        """
+        if self._interrupters and not _await(sock, self._interrupters, self.remaining(limit)):
+            raise InterruptedError("interrupted")
 
     def forget_connection(self) -> None:
         """Drop what is connected, so that the next request makes a connection of its own."""
@@ -155,6 +194,7 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
+            self._transport.wait_readable(self._socket, timeout)
             self._socket.settimeout(self._transport.remaining(timeout))
             return self._socket.recv(max_bytes)
         except TimeoutError as error:
@@ -189,6 +229,37 @@ class _Stream(httpcore.NetworkStream):
                 return self._socket
             case _:
                 return None
+
+
+def pause(interrupters: Sequence[Interrupter], seconds: float | None) -> bool:
+    """Sleep, for ever if ``seconds`` is ``None``; false if an interrupter ended it."""
+    try:
+        return _await(None, interrupters, seconds)
+    except TimeoutError:
+        return True
+
+
+def _await(
+    sock: socket.socket | None, interrupters: Sequence[Interrupter], seconds: float | None
+) -> bool:
+    """Wait for input: true if there is some, false on an interruption. Raises ``TimeoutError``."""
+    end = None if seconds is None else time.monotonic() + seconds
+    poll = select.poll()
+    by_fd = {each.fileno(): each for each in interrupters if each.fileno() >= 0}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    if sock is not None:
+        poll.register(sock, select.POLLIN)
+    while True:
+        left = None if end is None else (end - time.monotonic()) * 1000
+        if left is not None and left <= 0:
+            raise TimeoutError("the time is up")
+        ready = {fd for fd, _ in poll.poll(left)}
+        if sock is not None and sock.fileno() in ready:
+            return True
+        taken = [by_fd[fd].take() for fd in ready]
+        if any(taken):
+            return False
 
 
 @contextmanager

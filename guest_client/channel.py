@@ -35,15 +35,13 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
 from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import DeadlineTransport, Interrupter
+from guest_client.transport import LOST, TIMEOUT, Answer, DeadlineTransport, Interrupter
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
@@ -156,18 +154,6 @@ class Channel:
         self._jitter = jitter
         self._now = now
         self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
-        self._client = httpx.Client(
-            transport=self._transport,
-            base_url=self.endpoint.base_url,
-            # A proxy in the environment must never see, or give, an identity.
-            trust_env=False,
-            follow_redirects=False,
-            headers={
-                "Accept": "application/json, application/problem+json",
-                "Accept-Encoding": "identity",
-                "User-Agent": "guest-client",
-            },
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +168,7 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection, if one is kept."""
-        self._client.close()
+        self._transport.close()
 
     def read(self, deadline: float = DEFAULT_DEADLINE) -> Read:
         """Read the identity within ``deadline`` seconds. What goes wrong is told in the result."""
@@ -236,46 +222,42 @@ class Channel:
         """
         started = rfc3339(self._now())
         wait = max(1, int(seconds))
-        timeout = httpx.Timeout(PATIENCE, connect=PATIENCE / 2, read=wait + HOLD_MARGIN)
+        timeouts = _timeouts(PATIENCE) | {"read": wait + HOLD_MARGIN}
         self._transport.deadline = self._clock() + wait + HOLD_MARGIN
-        wish = {"If-None-Match": etag, "Prefer": f"wait={wait}"}
+        wish = _ACCEPT | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
         try:
-            with self._client.stream(
-                "GET", "/v1/identity", timeout=timeout, headers=wish
-            ) as answer:
-                if answer.status_code == 304:
+            with self._transport.get("/v1/identity", wish, timeouts) as answer:
+                if answer.status == 304:
                     return Held.UNCHANGED
-                if answer.status_code != 200:
+                if answer.status != 200:
                     return Held.REFUSED
-                identity, found = self._understand(answer), answer.headers.get("ETag")
+                identity, found = self._understand(answer), answer.headers.get("etag")
                 return Read(started, rfc3339(self._now()), identity, None, (), found)
         except Unverified:
             return Held.REFUSED
-        except httpx.TransportError:
+        except LOST:
             self._transport.forget_connection()
             return Held.BROKEN
 
     def _ask(self, end: float, patience: float) -> tuple[Identity, str | None]:
         """Ask once; raises :class:`_TryAgain`, or an error that is final."""
         self._transport.deadline = min(end, self._clock() + 2 * patience)
-        timeout = httpx.Timeout(patience, connect=patience / 2)
         try:
-            with self._client.stream("GET", "/v1/identity", timeout=timeout) as answer:
-                return self._understand(answer), answer.headers.get("ETag")
-        except httpx.TimeoutException as error:
-            raise _TryAgain(str(error), timed_out=True) from error
-        except httpx.TransportError as error:
-            raise _TryAgain(str(error) or type(error).__name__) from error
+            with self._transport.get("/v1/identity", _ACCEPT, _timeouts(patience)) as answer:
+                return self._understand(answer), answer.headers.get("etag")
+        except LOST as error:
+            timed_out = isinstance(error, TIMEOUT)
+            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
 
-    def _understand(self, answer: httpx.Response) -> Identity:
-        status = answer.status_code
-        if answer.is_redirect:
-            target = printable(answer.headers.get("Location", "nowhere"), 100)
+    def _understand(self, answer: Answer) -> Identity:
+        status = answer.status
+        if 300 <= status < 400:
+            target = printable(answer.headers.get("location", "nowhere"), 100)
             raise UntrustedAnswer(f"{self.endpoint} sends us on to {target}, which {_NO_ENABLER}")
         if status == 429 or status >= 500:
-            after = _seconds(answer.headers.get("Retry-After", ""))
+            after = _seconds(answer.headers.get("retry-after", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
-        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         if status in (401, 403) and kind == "application/problem+json":
             raise Refused(
                 f"the enabler at {self.endpoint} refuses to tell us who we are"
@@ -291,20 +273,20 @@ class Channel:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with {shown}, not JSON, which {_NO_ENABLER}"
             )
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
+        if answer.headers.get("content-encoding", "identity") != "identity":
             raise UntrustedAnswer(
                 f"{self.endpoint} answers in a coding we did not ask for, which {_NO_ENABLER}"
             )
-        if "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
+        if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
                 f" which {_NO_ENABLER}"
             )
         return parse_identity(self._body(answer))
 
-    def _body(self, answer: httpx.Response) -> bytes:
+    def _body(self, answer: Answer) -> bytes:
         body = bytearray()
-        for piece in answer.iter_raw():
+        for piece in answer.body:
             body += piece
             if len(body) > LARGEST_ANSWER:
                 limit = size_in_words(LARGEST_ANSWER)
@@ -313,7 +295,7 @@ class Channel:
                 )
         return bytes(body)
 
-    def _problem(self, answer: httpx.Response) -> str:
+    def _problem(self, answer: Answer) -> str:
         """Say in a few words what a problem document (RFC 9457) says; nothing if it is none."""
         try:
             problem = json.loads(self._body(answer))
@@ -328,7 +310,13 @@ class Channel:
         return printable(": ".join(words))
 
 
+_ACCEPT = {"Accept": "application/json, application/problem+json"}
 _NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
+
+
+def _timeouts(patience: float) -> dict[str, float]:
+    """Give the limits of one operation each, in httpcore's words."""
+    return {"connect": patience / 2, "read": patience, "write": patience}
 
 
 def _seconds(retry_after: str) -> float:

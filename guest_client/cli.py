@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guest_client import config
-from guest_client.agent.arguments import add_agent_commands
 from guest_client.arguments import add_plans, add_scan, check_scan, checked, file_name
 from guest_client.console import say
 from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
+from guest_client.values import parse_seconds
 
 EXIT_CODES = """\
 exit codes:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str], stdout_missing: bool) -> int:
     before, command = _split(arguments)
-    parser = build_parser()
+    parser = build_parser(before[0] if before else None)
     options = parser.parse_args(before)
     if options.command_name == "scan":
         options.command = command
@@ -89,8 +89,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     return arguments[:at], arguments[at + 1 :]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser of the whole command line, or, to be quick, of one ``command`` alone."""
     parser = _Parser(
         prog="guest-client",
         description="Tells which real machine this VM runs on, and guards scans against a change.",
@@ -102,12 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, dest="command_name"
     )
-    _add_identity(commands)
-    _add_watch(commands)
-    add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
-    add_plans(commands).set_defaults(run=_plans)
-    _add_doctor(commands)
-    add_agent_commands(commands, _add_command, _settings)
+    for add in (_COMMANDS[command],) if command in _COMMANDS else dict.fromkeys(_COMMANDS.values()):
+        add(commands)
     return parser
 
 
@@ -129,7 +125,7 @@ def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argpars
     parser.add_argument(
         "--deadline",
         metavar="SECONDS",
-        type=checked(config.parse_seconds),
+        type=checked(parse_seconds),
         help="how long one read of the identity may take, retries included"
         f" (default: {config.DEFAULT_DEADLINE:g})",
     )
@@ -162,7 +158,7 @@ def _add_watch(commands: Any) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=checked(config.parse_seconds),
+        type=checked(parse_seconds),
         help="end after so long (default: never)",
     )
     parser.set_defaults(run=_watch)
@@ -174,6 +170,31 @@ def _add_doctor(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_doctor)
+
+
+def _add_scan(commands: Any) -> None:
+    add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
+
+
+def _add_plans(commands: Any) -> None:
+    add_plans(commands).set_defaults(run=_plans)
+
+
+def _add_agent(commands: Any) -> None:
+    from guest_client.agent.arguments import add_agent_commands
+
+    add_agent_commands(commands, _add_command, _settings)
+
+
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "identity": _add_identity,
+    "watch": _add_watch,
+    "scan": _add_scan,
+    "plans": _add_plans,
+    "doctor": _add_doctor,
+    "agent": _add_agent,
+    "agent-id": _add_agent,
+}
 
 
 def _identity(options: argparse.Namespace) -> int:
@@ -198,9 +219,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _scan(options: argparse.Namespace) -> int:
     modular = check_scan(options)
-    from guest_client import commands
+    from guest_client import scan_commands
 
-    work = commands.scan_modules if modular else commands.scan
+    work = scan_commands.scan_modules if modular else scan_commands.scan
     return work(options, _settings(options))
 
 

@@ -11,7 +11,6 @@ A further way to reach one (vsock) is a further :class:`Kind` here and a further
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,7 +38,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One enabler's address. ``host`` has the IPv6 zone, ``host_header`` never has."""
+    """One enabler's address. ``host`` has the IPv6 zone, ``authority`` never has."""
 
     kind: Kind
     host: str = ""
@@ -59,12 +58,21 @@ class Endpoint:
         host = self.host.partition("%")[0]
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
+    @property
+    def authority(self) -> str:
+        """What HTTP's ``Host`` header says: address and port."""
+        return self.base_url.removeprefix("http://")
+
     def __str__(self) -> str:
         if self.kind is Kind.UNIX:
             return f"unix:{self.path}"
         if ":" in self.host:
             return f"http://[{self.host.replace('%', '%25')}]:{self.port}"
         return f"http://{self.host}:{self.port}"
+
+
+DEFAULT_ENDPOINT = Endpoint(Kind.TCP, "169.254.77.1", 8777)
+""":data:`DEFAULT_ENABLER`, read."""
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -103,6 +111,8 @@ def _host(text: str, host: str) -> str:
         raise ValueError(f"{text!r} has no host that can be one; {_FORMS}")
     # An address with a typing error in it (169.254.77.256) must not be looked up as a name.
     if re.fullmatch(r"[0-9.]+", host):
+        import ipaddress
+
         try:
             ipaddress.IPv4Address(host)
         except ValueError as error:
@@ -111,6 +121,8 @@ def _host(text: str, host: str) -> str:
 
 
 def _ipv6(text: str, inside: str) -> str:
+    import ipaddress
+
     address, percent, zone = inside.partition("%")
     zone = zone.removeprefix("25") if percent else ""
     try:

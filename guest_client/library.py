@@ -34,12 +34,13 @@ from functools import update_wrapper
 from typing import Any, Generic, TypeVar
 
 from guest_client.channel import Channel, Read
-from guest_client.config import Settings, load, parse_seconds
+from guest_client.config import Settings, load
 from guest_client.endpoint import parse_endpoint
 from guest_client.errors import ConfigurationError, InconsistentScan
 from guest_client.guard import Guard, Verdict
 from guest_client.identity import Identity
 from guest_client.modules import Again, End, Module, ModuleSet, Publish, Run
+from guest_client.values import parse_seconds
 
 T = TypeVar("T")
 

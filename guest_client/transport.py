@@ -1,11 +1,12 @@
-"""How bytes get to an enabler and back: an httpx transport that keeps a deadline.
+"""How bytes get to an enabler and back: one HTTP connection that keeps a deadline.
 
-httpx's own transports bound each single read, so an answer that comes a byte at a time is never
-cut off. Here every socket operation gets the smaller of its own limit and what is left of the
-transport's ``deadline``. As it dials by itself, an IPv6 zone, a Unix socket and (later) a vsock are
-all the same to HTTP.
+It is httpcore, the part of httpx that speaks HTTP, on a network of our own: every socket operation
+gets the smaller of its own limit and what is left of the transport's ``deadline``, so an answer
+that comes a byte at a time is cut off in the end. As it dials by itself, an IPv6 zone, a Unix
+socket and (later) a vsock are all the same to HTTP.
 
-It knows no proxy, follows nothing, and keeps one connection for the next request.
+httpx's client above it would add redirects, proxies, cookies and authentication, none of which an
+identity may ever come by, and to load it takes as long as all the rest of a guarded scan together.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpcore
-import httpx
 
 from guest_client.endpoint import Endpoint, Kind
 
@@ -70,7 +71,24 @@ def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
             return sock
 
 
-class DeadlineTransport(httpx.BaseTransport):
+TIMEOUT = httpcore.TimeoutException
+LOST = (TIMEOUT, httpcore.NetworkError, httpcore.ProtocolError)
+"""What a request raises that brings no answer."""
+
+
+_HEADERS = (("User-Agent", "guest-client"), ("Accept-Encoding", "identity"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer's head, the names of its headers in lower case, and its body as it comes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Iterator[bytes]
+
+
+class DeadlineTransport:
     """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will."""
 
     def __init__(
@@ -123,46 +141,30 @@ class DeadlineTransport(httpx.BaseTransport):
         self._pool.close()
         self._pool = self._new_pool()
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request, and give the answer's head; its body is read from the stream."""
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        plain = httpcore.Request(
-            method=request.method,
-            url=httpcore.URL(
-                scheme=request.url.raw_scheme,
-                host=request.url.raw_host,
-                port=request.url.port,
-                target=request.url.raw_path,
-            ),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        with _in_httpx_words():
-            answer = self._pool.handle_request(plain)
-        assert isinstance(answer.stream, Iterable)
-        return httpx.Response(
-            status_code=answer.status,
-            headers=answer.headers,
-            stream=_Body(answer),
-            extensions=answer.extensions,
-        )
+    @contextmanager
+    def get(
+        self, path: str, headers: Mapping[str, str], timeouts: Mapping[str, float]
+    ) -> Iterator[Answer]:
+        """Ask for a path, and give the answer while the block lasts. Nothing is followed.
+
+        ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in seconds and for each
+        operation. Raises :data:`LOST`, in the block too.
+        """
+        with self._pool.stream(
+            "GET",
+            self._endpoint.base_url + path,
+            headers=[("Host", self._endpoint.authority), *_HEADERS, *headers.items()],
+            extensions={"timeout": {**timeouts}},
+        ) as answer:
+            yield Answer(
+                answer.status,
+                {name.decode("latin-1").lower(): v.decode("latin-1") for name, v in answer.headers},
+                answer.iter_stream(),
+            )
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _in_httpx_words():
-            yield from self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
 
 
 class _Backend(httpcore.NetworkBackend):
@@ -260,13 +262,3 @@ def _await(
         taken = [by_fd[fd].take() for fd in ready]
         if any(taken):
             return False
-
-
-@contextmanager
-def _in_httpx_words() -> Iterator[None]:
-    """Turn httpcore's errors into httpx's of the same name."""
-    try:
-        yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
-        raise kind(str(error)) from error

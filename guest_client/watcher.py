@@ -29,7 +29,7 @@ from guest_client.transport import Interrupter, pause
 HOLD = 240.0
 """Seconds that one request waits; the enabler's limit is 300."""
 EAGER = 3.0
-LONGEST_EAGER_WAIT = 0.1
+LONGEST_EAGER_WAIT = 0.03
 """Seconds after a hint in which a read that gets no answer is tried again after this wait at most:
 a host that a VM has just come to needs a moment to know it."""
 SHORTEST_HOLD = 1.0

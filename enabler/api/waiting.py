@@ -82,16 +82,27 @@ class Waits:
 
 
 async def unless_hung_up(request: Request, waited: Coroutine[Any, Any, _T]) -> _T | None:
-    """Return what ``waited`` returns; None, and give it up, when the caller hangs up first."""
+    """Return what ``waited`` returns; None, and give it up, when the caller hangs up first.
 
-    async def hung_up() -> None:
+    What is waited for runs in the request's own task: thousands wait, and a task is memory.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def look_out() -> None:
+        nonlocal gone
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        gone = True
+        task.cancel()
 
-    waiting, leaving = asyncio.create_task(waited), asyncio.create_task(hung_up())
+    lookout = asyncio.create_task(look_out())
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else None
+        return await waited
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            return None
+        raise
     finally:
-        waiting.cancel()
-        leaving.cancel()
+        lookout.cancel()

@@ -30,29 +30,26 @@ MOST_ROUNDS = 20
 LONGEST = 20.0
 """Seconds to wait for both to know."""
 
-_PROGRAM = """\
-import json, subprocess, sys, time
-console = open("/dev/ttyS0", "w")
-def tell(who, change, serial):
-    console.write(f"\\n[{who} {change} {serial}]\\n")
-    console.flush()
-if sys.argv[1] == "watch":
-    for line in subprocess.Popen(["guest-client", "watch"], stdout=subprocess.PIPE).stdout:
-        found = json.loads(line)
-        identity = found["identity"] or {"machine": {"serial_number": "-"}}
-        tell("watch", found["change"], identity["machine"]["serial_number"])
-else:
-    from guest_client.channel import Channel
-    known, channel, due = None, Channel(), time.monotonic()
-    while True:
-        now = channel.read().trusted()
-        if now.residency.id != (known or now).residency.id:
-            tell("poll", "migrated", now.machine.serial_number)
-        elif known is None:
-            tell("poll", "present", now.machine.serial_number)
-        known, due = now, due + 1
-        time.sleep(max(0, due - time.monotonic()))
-"""
+_PROGRAMS = {
+    "watch": """\
+guest-client watch |
+sed -u -n 's/.*"change": "\\([a-z]*\\)".*_number": "\\([^"]*\\)".*/[watch \\1 \\2]/p' >/dev/ttyS0
+""",
+    "poll": """\
+exec python3 - >/dev/ttyS0 <<end
+import time
+from guest_client.channel import Channel
+known, channel, due = None, Channel(), time.monotonic()
+while True:
+    now = channel.read().trusted()
+    if known is None or now.residency.id != known.residency.id:
+        change = "present" if known is None else "migrated"
+        print(f"[poll {change} {now.machine.serial_number}]", flush=True)
+    known, due = now, due + 1
+    time.sleep(max(0, due - time.monotonic()))
+end
+""",
+}
 _MARK = re.compile(r"\[(watch|poll) ([a-z]+) (\S+)\]")
 _MOVES = ("migrated", "returned")
 _OTHERS = ("migrating", "aborted", "settled", "present")
@@ -123,12 +120,11 @@ def run() -> list[Figure]:
 
 
 def _round(lab: Lab, guest: Guest, late: dict[str, list[float]], wrong: list[str]) -> None:
-    guest.write_file("/run/lab/latency.py", _PROGRAM)
     console = _Console(guest.console_log)
     before = len(arrivals(lab.events(guest), guest.name))
     try:
-        for who in late:
-            guest.spawn(["python3", "/run/lab/latency.py", who])
+        for program in _PROGRAMS.values():
+            guest.spawn(["sh", "-c", program])
         if not wait_until(lambda: {mark[1] for mark in console.marks} == set(late), 60):
             raise GuestTimeout("the programs do not begin")
         hosts = []

@@ -20,6 +20,7 @@ from enabler import capacity, listen
 from enabler.api import admin, guest
 from enabler.api.connection import Door, protocol
 from enabler.api.state import State
+from enabler.api.waiting import Holding
 from enabler.attestation import Attestor
 from enabler.callers import Callers, Way
 from enabler.callers.address import ByAddress
@@ -125,7 +126,7 @@ class Service:
                             timeout_keep_alive=self._settings.limits.idle_seconds,
                         )
                     ),
-                    _Server(_config(admin.app(everything))),
+                    _Server(_config(Holding(admin.app(everything)))),
                 ]
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop

@@ -40,7 +40,10 @@ def document() -> dict[str, Any]:
     schemas = merged.setdefault("components", {}).setdefault("schemas", {})
     for server, routers in (
         (_GUEST, [guest.router, attestation.router, service.router, problems.router]),
-        (_ADMIN, [admin.router, events.router, attestation.router, service.router, problems.router]),
+        (
+            _ADMIN,
+            [admin.router, events.router, attestation.router, service.router, problems.router],
+        ),
     ):
         part = _describe(routers)
         for path, item in part["paths"].items():

@@ -26,7 +26,7 @@ from tests.bench.waits_host import vm_uuid
 VMS = 625
 PER_VM = 8
 WAITS = VMS * PER_VM
-STORM = 400
+STORM = 200
 """Stays that end and begin anew while all wait."""
 
 _ETAG = re.compile(rb"^etag: (.*?)\r$", re.IGNORECASE | re.MULTILINE)
@@ -46,6 +46,8 @@ class _Waiter:
     answers: int = 0
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     woken_at: float = 0.0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Open unless it is to be measured how soon all are woken, and not how soon all wait again."""
 
     async def live(self) -> None:
         reader, writer = await asyncio.open_unix_connection(str(self.socket))
@@ -57,9 +59,9 @@ class _Waiter:
                 if self.etag:
                     self.waiting.set()
                 head = await reader.readuntil(b"\r\n\r\n")
+                self.woken_at = time.monotonic()
                 length = _LENGTH.search(head)
                 body = await reader.readexactly(int(length[1])) if length else b""
-                self.woken_at = time.monotonic()
                 self.answers += 1
                 self.waiting.clear()
                 tag = _ETAG.search(head)
@@ -69,6 +71,7 @@ class _Waiter:
                     continue
                 self.etag = tag[1].decode()
                 stay = json.loads(body)["residency"]["id"]
+                await self.gate.wait()
                 if stay != self.stay:
                     self.stay = stay
                     self.learnt.append((stay, self.woken_at))
@@ -102,7 +105,9 @@ def run() -> list[Figure]:
 
 
 async def _measure(host: subprocess.Popen[str], socket: Path) -> list[Figure]:
-    waiters = [_Waiter(socket, vm_uuid(number % VMS)) for number in range(WAITS)]
+    gate = asyncio.Event()
+    gate.set()
+    waiters = [_Waiter(socket, vm_uuid(number % VMS), gate=gate) for number in range(WAITS)]
     await _ready(socket)
     # One answer each first, so that what an answer costs once is not counted as a wait's.
     for waiter in waiters[:VMS]:
@@ -117,8 +122,10 @@ async def _measure(host: subprocess.Popen[str], socket: Path) -> list[Figure]:
     say(f"{WAITS} wait: {each:.1f} KiB each; the enabler had {before / 1024:.0f} MiB without")
 
     answered = [waiter.answers for waiter in waiters]
+    gate.clear()
     changed = (await _order(host, "capacity"))["at"]
     await _until(lambda: all(w.answers > n for w, n in zip(waiters, answered, strict=True)))
+    gate.set()
     woken = sorted(waiter.woken_at - changed for waiter in waiters)
     say(f"woken: median {statistics.median(woken):.2f} s, last {woken[-1]:.2f} s")
     await _settle(waiters)

@@ -29,8 +29,8 @@ _DOMAIN = (
     "<domain type='test'><name>bench{n}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>\
 <os><type>hvm</type></os></domain>"
 )
-_CALM = 0.02
-"""Seconds between two changes of a storm: some forty a second with what each takes."""
+_CALM = 0.1
+"""Seconds between two changes of a storm: a real host has some in a minute."""
 
 
 def vm_uuid(number: int) -> str:

@@ -6,8 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
+from enabler.changes import Change, EventKind
 from enabler.documents import (
+    AllocationDocument,
     CapacityDocument,
+    EventDocument,
+    EventVmDocument,
     IdentityState,
     MachineDocument,
     MigrationDocument,
@@ -64,6 +68,26 @@ def summary(vm_uuid: str, vm: Vm) -> VmSummary:
         place=vm.place,
         residency=_residency(vm.stay) if vm.resident and vm.stay else None,
         migration=MigrationDocument(state=vm.migration),
+    )
+
+
+def event(vm_uuid: str, change: Change, at: datetime) -> EventDocument:
+    """Return what happened to a VM as a document."""
+    known = change.vm
+    gone = change.kind is EventKind.DEPARTURE
+    return EventDocument(
+        kind=change.kind,
+        at=at,
+        vm=EventVmDocument(uuid=vm_uuid, name=known.facts.name),
+        residency=_residency(known.stay),
+        migration=None if gone else MigrationDocument(state=known.migration),
+        allocation=None
+        if gone
+        else AllocationDocument(
+            generation_id=known.facts.generation_id,
+            vcpus=known.facts.vcpus,
+            memory_bytes=known.facts.memory_bytes,
+        ),
     )
 
 

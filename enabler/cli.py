@@ -106,6 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     vms.set_defaults(run=_vms)
 
+    events = commands.add_parser(
+        "events",
+        parents=[common, listening],
+        help="show what happens on this host, as it happens, as lines of JSON",
+        description="Show each arrival, departure and migration as it happens, one line of JSON "
+        "each; the first line is the state as it is.",
+    )
+    events.add_argument(
+        "--since", metavar="ID", help="go on after the event with this ID, if it is still known"
+    )
+    events.set_defaults(run=_events)
+
     _add_enrolment(commands, common)
     _add_keys(commands, common)
 
@@ -267,6 +279,15 @@ def _revoke(options: argparse.Namespace) -> int:
 
     name = enrolment.revoke(settings.libvirt_uri, options.vm)
     print(f"VM {name} has no token any more")
+    return 0
+
+
+def _events(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import admin_client
+
+    for event in admin_client.events(settings.addresses, options.since):
+        print(json.dumps(event, ensure_ascii=False), flush=True)
     return 0
 
 

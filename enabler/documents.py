@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from enabler.changes import EventKind
 from enabler.events import ArrivedBy
 from enabler.residency import MigrationState, Place
 
@@ -226,6 +227,47 @@ class VmListDocument(_Document):
     """The VMs this host knows."""
 
     vms: list[VmSummary]
+
+
+class EventVmDocument(_Document):
+    """Whom an event is about."""
+
+    uuid: str
+    name: str
+
+
+class AllocationDocument(_Document):
+    """What is allotted to a VM."""
+
+    generation_id: str | None
+    vcpus: int
+    memory_bytes: int
+
+
+class EventDocument(_Document):
+    """One event of `GET /v1/events`. What does not apply to its kind is left out."""
+
+    kind: EventKind
+    at: Timestamp = Field(description="When libvirt was seen to say so.")
+    vm: EventVmDocument | None = None
+    residency: ResidencyDocument | None = Field(
+        default=None, description="The stay that begins, goes on or ends."
+    )
+    migration: MigrationDocument | None = None
+    allocation: AllocationDocument | None = None
+    capacity: CapacityDocument | None = Field(
+        default=None, description="Of the host, now: in `state` and `capacity-changed`."
+    )
+    vms: list[VmSummary] | None = Field(
+        default=None, description="Every VM that is known here: in `state`."
+    )
+    detail: str | None = Field(
+        default=None, description="For people: why libvirt was lost, why a reader must begin anew."
+    )
+
+    def line(self) -> str:
+        """Return it as one line of JSON."""
+        return self.model_dump_json(exclude_defaults=True)
 
 
 class HealthDocument(_Document):

@@ -23,6 +23,7 @@
         ├── MalformedRequest              400 bad-request
         ├── ContentTooLarge               413 content-too-large
         ├── TooManyWaits                  429 too-many-waits
+        ├── TooManyStreams                429 too-many-streams
         ├── VmArriving                    503 vm-arriving
         └── VmLeaving                     503 vm-leaving
 
@@ -222,6 +223,15 @@ class TooManyWaits(Refusal):
     status = 429
     problem = "too-many-waits"
     title = "Too many requests wait"
+    retry_after = 5
+
+
+class TooManyStreams(Refusal):
+    """As many streams of events are open as may be."""
+
+    status = 429
+    problem = "too-many-streams"
+    title = "Too many streams of events"
     retry_after = 5
 
 

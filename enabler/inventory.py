@@ -26,11 +26,8 @@ from typing import Protocol
 
 from enabler import answers, domains, history, residency
 from enabler.answers import Answer
-from enabler.documents import (
-    CapacityDocument,
-    MachineDocument,
-    VmSummary,
-)
+from enabler.changes import EventKind, Known, changes
+from enabler.documents import CapacityDocument, EventDocument, MachineDocument, VmSummary
 from enabler.domains import Record
 from enabler.errors import (
     EnablerError,
@@ -41,6 +38,7 @@ from enabler.errors import (
     VmNotFound,
 )
 from enabler.events import Carried, Event, Kind, Lifecycle, Observation, Seen, Stay, VmFacts
+from enabler.feed import Feed
 from enabler.history import Archive
 from enabler.residency import Place, Vm
 from enabler.runs import Run, StatusFile
@@ -88,6 +86,7 @@ class _Entry:
     run: Run | None = None
     status: StatusFile | None = None
     answer: Answer | None = None
+    told: Known | None = None
     asked: bool = False
     observed_at: datetime | None = None
     recorded: Stay | None = None
@@ -126,6 +125,7 @@ class Inventory:
         self._clock = clock
         self._patience = patience
         self._archive = archive
+        self.feed = Feed()
         self._entries: dict[str, _Entry] = {}
         self._by_mark: dict[Mark, set[str]] = {}
         self.callers_version = 0
@@ -133,6 +133,10 @@ class Inventory:
         self._news = itertools.count()
         self._failure: HypervisorError | None = HypervisorError("libvirt was not asked yet")
         self._unsettled_at_start: set[str] = set()
+        self._began = False
+        """Whether a connection has stood before: what is found then was not here all along."""
+        self._before_us: set[str] = set()
+        """VMs that ran before anybody looked, until they are looked at."""
         self._confirmed_at: float | None = None
         self._looked_at: float | None = None
         self.observed_at: datetime | None = None
@@ -142,8 +146,12 @@ class Inventory:
 
     def connected(self, running: Iterable[str]) -> None:
         """Take the inventory anew: a connection stands, and events may have been lost before it."""
+        if self._failure is not None and self._began:
+            self.feed.tell(EventDocument(kind=EventKind.LIBVIRT_FOUND, at=datetime.now(UTC)))
         self._failure = None
         self._unsettled_at_start = set(running)
+        if not self._began:
+            self._began, self._before_us = True, set(running)
         for vm_uuid, entry in self._entries.items():
             self._set(vm_uuid, entry, residency.doubt(entry.vm))
         self.listed(running)
@@ -157,6 +165,10 @@ class Inventory:
         """Say nothing more of any VM until libvirt can be asked again."""
         if self._failure is None:
             log.warning("%s", error)
+            lost = EventDocument(
+                kind=EventKind.LIBVIRT_LOST, at=datetime.now(UTC), detail=str(error)
+            )
+            self.feed.tell(lost)
         self._failure = error
         for vm_uuid, entry in self._entries.items():
             entry.asked = False
@@ -197,6 +209,7 @@ class Inventory:
         entry.run, entry.status, entry.observed_at = run, status, seen.at
         self._unsettled_at_start.discard(vm_uuid)
         self._set(vm_uuid, entry, vm)
+        self._tell(vm_uuid, entry, seen.at)
         if vm.place is Place.ABSENT:
             del self._entries[vm_uuid]
         elif vm.watched:
@@ -233,6 +246,9 @@ class Inventory:
         if capacity == self.capacity:
             return
         self.capacity = capacity
+        self.feed.tell(
+            EventDocument(kind=EventKind.CAPACITY_CHANGED, at=datetime.now(UTC), capacity=capacity)
+        )
         for entry in self._entries.values():
             self._renew_answer(entry)
 
@@ -354,6 +370,16 @@ class Inventory:
             answers.summary(vm_uuid, entry.vm) for vm_uuid, entry in sorted(self._entries.items())
         ]
 
+    def state(self, at: datetime) -> EventDocument:
+        """Return everything as it is now, as the event that a stream begins with."""
+        return EventDocument(
+            kind=EventKind.STATE,
+            at=at,
+            capacity=self.capacity,
+            vms=self.summaries(),
+            detail=None if self.failure is None else str(self.failure),
+        )
+
     # Inside --------------------------------------------------------------------------------------
 
     def _entry(self, vm_uuid: str) -> _Entry:
@@ -371,6 +397,13 @@ class Inventory:
         now = vm.facts if vm.place is not Place.ABSENT else None
         self._index(vm_uuid, _marks(old.facts), _marks(now))
         self._renew_answer(entry)
+
+    def _tell(self, vm_uuid: str, entry: _Entry, at: datetime) -> None:
+        at_start = vm_uuid in self._before_us
+        self._before_us.discard(vm_uuid)
+        entry.told, told = changes(entry.told, entry.vm, at_start=at_start)
+        for change in told:
+            self.feed.tell(answers.event(vm_uuid, change, at))
 
     def _renew_answer(self, entry: _Entry) -> None:
         old, entry.answer = (

@@ -21,6 +21,7 @@ from enabler import capacity, listen, tls
 from enabler.api import admin, guest
 from enabler.api.connection import Door, protocol
 from enabler.api.state import State
+from enabler.api.waiting import Holding
 from enabler.attestation import Attestor
 from enabler.callers import Callers, Way
 from enabler.callers.address import ByAddress
@@ -167,7 +168,7 @@ class Service:
                             timeout_keep_alive=self._settings.limits.idle_seconds,
                         )
                     ),
-                    _Server(_config(admin.app(everything))),
+                    _Server(_config(Holding(admin.app(everything)))),
                 ]
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop
@@ -265,6 +266,8 @@ class Service:
             )
             await stop.wait()
             log.info("ending")
+            assert self._inventory is not None
+            self._inventory.feed.close()
             for server in servers:
                 server.end()
 

@@ -1,8 +1,8 @@
 """The guest client: reads which real machine this VM runs on, and guards scans against its change.
 
-For programs: :func:`read_identity`, :func:`guarding`, :func:`guarded` and :func:`guarded_modules`
-(see ``library.py``), the verdicts they give, and the errors they raise. Importing this package
-alone loads nothing else.
+For programs: :func:`read_identity`, :func:`watch`, :func:`guarding`, :func:`guarded` and
+:func:`guarded_modules` (see ``library.py``), the verdicts they give, and the errors they raise.
+Importing this package alone loads nothing else.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from guest_client.library import guarding as guarding
     from guest_client.library import host_independent as host_independent
     from guest_client.library import read_identity as read_identity
+    from guest_client.library import watch as watch
     from guest_client.modules import Again as Again
 
 _HOMES = {
@@ -60,6 +61,7 @@ _HOMES = {
         "guarding",
         "host_independent",
         "read_identity",
+        "watch",
     ),
     "modules": ("Again",),
 }

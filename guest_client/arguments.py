@@ -10,6 +10,7 @@ from typing import Any
 
 from guest_client import config
 from guest_client.errors import UsageError
+from guest_client.values import parse_command, parse_path, parse_seconds
 
 _NONCE = re.compile(r"[A-Za-z0-9_.~+/=-]{16,256}")
 
@@ -120,14 +121,14 @@ def _add_reactions(group: Any) -> None:
     add(
         "--notify-program",
         metavar="COMMAND",
-        type=checked(config.parse_command),
+        type=checked(parse_command),
         help="the program to run for a trigger, one word in the shell's quotes with its arguments;"
         " it has the facts as JSON on its standard input and as TRIGGER_... in its environment",
     )
     add(
         "--state-dir",
         metavar="DIR",
-        type=checked(config.parse_directory),
+        type=checked(parse_path),
         help=f"where triggers are kept (default: {config.DEFAULT_STATE_DIR})",
     )
     add(
@@ -145,7 +146,7 @@ def _add_reactions(group: Any) -> None:
     add(
         "--wait-if-migrating",
         metavar="SECONDS",
-        type=checked(config.parse_seconds),
+        type=checked(parse_seconds),
         help="while a migration is in progress, wait up to SECONDS for its end before the scan (of"
         " modules, before each); end with 75 and without it if that takes longer",
     )

@@ -31,12 +31,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
-
-import httpx
 
 from guest_client import attest
 from guest_client.attest import Challenge
@@ -46,7 +45,14 @@ from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import DeadlineTransport, Hopeless
+from guest_client.transport import (
+    LOST,
+    TIMEOUT,
+    Answer,
+    DeadlineTransport,
+    Hopeless,
+    Interrupter,
+)
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
@@ -60,6 +66,8 @@ LONGEST_RETRY_AFTER = 5.0
 """Seconds; an answer that asks us to stay away longer is asked again all the same."""
 SHORTEST_TRY = 0.05
 """Seconds; with less time left than this, a further try would say nothing new."""
+HOLD_MARGIN = 5.0
+"""Seconds that an answer may take beyond the wait that was asked for."""
 PATIENCE = 2.0
 LONGEST_PATIENCE = 8.0
 """Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
@@ -90,6 +98,8 @@ class Read:
     """The attestation that the identity was read from, if one was asked for."""
     via: str | None = None
     """Where the enabler was reached; None if it was not."""
+    etag: str | None = None
+    """The ETag of the answer, for :meth:`Channel.hold`."""
 
     @property
     def reading(self) -> Reading:
@@ -120,6 +130,16 @@ class Read:
 def reason_and_message(error: Unverified) -> dict[str, str]:
     """Give an error as reports write it."""
     return {"reason": error.reason, "message": str(error)}
+
+
+class Held(Enum):
+    """How a wait for a change ended without one."""
+
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    """The enabler can't let us wait, or can't say anything just now."""
+    BROKEN = "broken"
+    """The connection was lost, or something interrupted the wait."""
 
 
 class _TryAgain(Exception):
@@ -158,25 +178,16 @@ class Channel:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
         now: WallClock = utc_now,
+        interrupters: Sequence[Interrupter] = (),
     ) -> None:
+        """``interrupters`` break off what waits for an answer; a read then asks again."""
         self.endpoint = parse_endpoint(enabler) if isinstance(enabler, str) else enabler
         self._on_failure = on_failure
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._now = now
-        self._transport = DeadlineTransport(self.endpoint, clock)
-        self._client = httpx.Client(
-            transport=self._transport,
-            base_url=self.endpoint.base_url,
-            # A proxy in the environment must never see, or give, an identity.
-            trust_env=False,
-            follow_redirects=False,
-            headers={
-                "Accept-Encoding": "identity",
-                "User-Agent": "guest-client",
-            },
-        )
+        self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +202,7 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection, if one is kept."""
-        self._client.close()
+        self._transport.close()
 
     def read(self, deadline: float = DEFAULT_DEADLINE, challenge: Challenge | None = None) -> Read:
         """Read the identity within ``deadline`` seconds. What goes wrong is told in the result.
@@ -200,17 +211,16 @@ class Channel:
         """
         started = rfc3339(self._now())
         if challenge is None:
-            bare = _Question("/v1/identity", _JSON, parse_identity)
-            identity, error, failures = self._put(bare, deadline)
+            identity, error, failures, etag = self._put(_BARE, deadline)
             finished = rfc3339(self._now())
-            return Read(started, finished, identity, error, failures, via=self._via)
+            return Read(started, finished, identity, error, failures, via=self._via, etag=etag)
         question = _Question(
             attest.PATH,
             attest.MEDIA_TYPE,
             lambda raw: attest.take(raw, challenge),
             challenge.body(),
         )
-        found, error, failures = self._put(question, deadline)
+        found, error, failures, _ = self._put(question, deadline)
         finished = rfc3339(self._now())
         if found is None:
             return Read(started, finished, None, error, failures, via=self._via)
@@ -226,15 +236,15 @@ class Channel:
         Raises :class:`Unverified`, if there is no answer that can be trusted to be an enabler's.
         """
         question = _Question(_HISTORY, _JSON, _any_json, largest=LARGEST_HISTORY)
-        found, error, _ = self._put(question, deadline)
+        found, error, _, _ = self._put(question, deadline)
         if error is not None:
             raise error
         return found
 
     def _put(
         self, question: _Question[_Taken], deadline: float
-    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...]]:
-        """Ask until there is an answer; gives it, or the error there is instead."""
+    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...], str | None]:
+        """Ask until there is an answer; gives it, or the error there is instead, and its ETag."""
         end = self._clock() + deadline
         failures: list[FailedTry] = []
         timeouts = 0
@@ -243,9 +253,9 @@ class Channel:
             dials = self._transport.dials
             patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
             try:
-                taken = self._ask(question, end, patience)
+                taken, etag = self._ask(question, end, patience)
             except Unverified as error:
-                return None, error, tuple(failures)
+                return None, error, tuple(failures), None
             except _TryAgain as failure:
                 self._transport.forget_connection()
                 failures.append(FailedTry(rfc3339(self._now()), str(failure)))
@@ -255,7 +265,7 @@ class Channel:
                 timeouts += failure.timed_out
                 not_before = failure.not_before
             else:
-                return taken, None, tuple(failures)
+                return taken, None, tuple(failures), etag
             left = end - self._clock()
             if left > SHORTEST_TRY and not (reused and not not_before):
                 pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
@@ -264,7 +274,7 @@ class Channel:
                 wait = min(wait * 2, LONGEST_WAIT)
                 left = end - self._clock()
             if left <= SHORTEST_TRY:
-                return None, self._no_answer(deadline, failures), tuple(failures)
+                return None, self._no_answer(deadline, failures), tuple(failures), None
 
     def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
         tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"
@@ -273,39 +283,61 @@ class Channel:
             f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
         )
 
-    def _ask(self, question: _Question[_Taken], end: float, patience: float) -> _Taken:
+    def hold(self, etag: str, seconds: float) -> Held | Read:
+        """Wait up to ``seconds`` for the enabler to tell something else than it told with ``etag``.
+
+        Gives what it tells then, or how the wait ended without that; an enabler that lets nobody
+        wait says at once that it is unchanged. Nothing is tried again: after a refusal or a broken
+        connection the identity is to be read.
+        """
+        started = rfc3339(self._now())
+        wait = max(1, int(seconds))
+        timeouts = _timeouts(PATIENCE) | {"read": wait + HOLD_MARGIN}
+        self._transport.deadline = self._clock() + wait + HOLD_MARGIN
+        wish = _ACCEPT | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
+        try:
+            with self._transport.request("GET", "/v1/identity", wish, timeouts) as answer:
+                if answer.status == 304:
+                    return Held.UNCHANGED
+                if answer.status != 200:
+                    return Held.REFUSED
+                identity = parse_identity(self._understand(answer, _BARE))
+                found, finished = answer.headers.get("etag"), rfc3339(self._now())
+                return Read(started, finished, identity, None, (), via=self._via, etag=found)
+        except (Unverified, Hopeless):
+            return Held.REFUSED
+        except LOST:
+            self._transport.forget_connection()
+            return Held.BROKEN
+
+    def _ask(
+        self, question: _Question[_Taken], end: float, patience: float
+    ) -> tuple[_Taken, str | None]:
         """Ask once; raises :class:`_TryAgain`, or an error that is final."""
         self._transport.deadline = min(end, self._clock() + 2 * patience)
-        request = self._client.build_request(
-            "GET" if question.body is None else "POST",
-            question.path,
-            content=question.body,
-            headers={"Accept": f"{question.kind}, {_PROBLEM}"}
-            | ({} if question.body is None else {"Content-Type": _JSON}),
-            timeout=httpx.Timeout(patience, connect=patience / 2),
-        )
+        method, headers = "GET", {"Accept": f"{question.kind}, {_PROBLEM}"}
+        if question.body is not None:
+            method, headers["Content-Type"] = "POST", _JSON
         try:
-            answer = self._client.send(request, stream=True)
-            try:
-                return question.take(self._understand(answer, question))
-            finally:
-                answer.close()
+            with self._transport.request(
+                method, question.path, headers, _timeouts(patience), question.body
+            ) as answer:
+                return question.take(self._understand(answer, question)), answer.headers.get("etag")
         except Hopeless as failure:
             raise failure.error from failure
-        except httpx.TimeoutException as error:
-            raise _TryAgain(str(error), timed_out=True) from error
-        except httpx.TransportError as error:
-            raise _TryAgain(str(error) or type(error).__name__) from error
+        except LOST as error:
+            timed_out = isinstance(error, TIMEOUT)
+            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
 
-    def _understand(self, answer: httpx.Response, question: _Question[Any]) -> bytes:
-        status = answer.status_code
-        if answer.is_redirect:
-            target = printable(answer.headers.get("Location", "nowhere"), 100)
+    def _understand(self, answer: Answer, question: _Question[Any]) -> bytes:
+        status = answer.status
+        if 300 <= status < 400:
+            target = printable(answer.headers.get("location", "nowhere"), 100)
             raise UntrustedAnswer(f"{self.endpoint} sends us on to {target}, which {_NO_ENABLER}")
         if status == 429 or status >= 500:
-            after = _seconds(answer.headers.get("Retry-After", ""))
+            after = _seconds(answer.headers.get("retry-after", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
-        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         if status in (401, 403) and kind == _PROBLEM:
             raise Refused(
                 f"the enabler at {self._transport.used} refuses to tell us who we are"
@@ -326,20 +358,20 @@ class Channel:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
             )
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
+        if answer.headers.get("content-encoding", "identity") != "identity":
             raise UntrustedAnswer(
                 f"{self.endpoint} answers in a coding we did not ask for, which {_NO_ENABLER}"
             )
-        if "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
+        if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
                 f" which {_NO_ENABLER}"
             )
         return self._body(answer, question.largest)
 
-    def _body(self, answer: httpx.Response, largest: int = LARGEST_ANSWER) -> bytes:
+    def _body(self, answer: Answer, largest: int = LARGEST_ANSWER) -> bytes:
         body = bytearray()
-        for piece in answer.iter_raw():
+        for piece in answer.body:
             body += piece
             if len(body) > largest:
                 limit = size_in_words(largest)
@@ -348,7 +380,7 @@ class Channel:
                 )
         return bytes(body)
 
-    def _problem(self, answer: httpx.Response) -> str:
+    def _problem(self, answer: Answer) -> str:
         """Say in a few words what a problem document (RFC 9457) says; nothing if it is none."""
         try:
             problem = json.loads(self._body(answer))
@@ -375,7 +407,14 @@ _HISTORY = "/v1/identity/history"
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _IN_WORDS = {_JSON: "JSON", attest.MEDIA_TYPE: "an attestation"}
+_BARE = _Question("/v1/identity", _JSON, parse_identity)
+_ACCEPT = {"Accept": f"{_JSON}, {_PROBLEM}"}
 _NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
+
+
+def _timeouts(patience: float) -> dict[str, float]:
+    """Give the limits of one operation each, in httpcore's words."""
+    return {"connect": patience / 2, "read": patience, "write": patience}
 
 
 def _seconds(retry_after: str) -> float:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guest_client import config
-from guest_client.agent.arguments import add_agent_commands
-from guest_client.agent.settings import parse_file
 from guest_client.arguments import add_plans, add_scan, check_scan, checked, file_name
 from guest_client.console import say
 from guest_client.endpoint import DEFAULT_ENABLER, LINK_LOCAL, VSOCK, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
 from guest_client.token import DEFAULT_TOKEN_FILE
-from guest_client.verify.arguments import add_history, add_verify, check_history
+from guest_client.values import parse_path, parse_seconds
 
 EXIT_CODES = """\
 exit codes:
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str], stdout_missing: bool) -> int:
     before, command = _split(arguments)
-    parser = build_parser()
+    parser = build_parser(before[0] if before else None)
     options = parser.parse_args(before)
     if options.command_name == "scan":
         options.command = command
@@ -92,8 +90,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     return arguments[:at], arguments[at + 1 :]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser of the whole command line, or, to be quick, of one ``command`` alone."""
     parser = _Parser(
         prog="guest-client",
         description="Tells which real machine this VM runs on, and guards scans against a change.",
@@ -105,13 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, dest="command_name"
     )
-    _add_identity(commands)
-    add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
-    add_plans(commands).set_defaults(run=_plans)
-    add_verify(commands).set_defaults(run=_verify)
-    add_history(commands, _add_command).set_defaults(run=_history)
-    _add_doctor(commands)
-    add_agent_commands(commands, _add_command, _settings)
+    for add in (_COMMANDS[command],) if command in _COMMANDS else dict.fromkeys(_COMMANDS.values()):
+        add(commands)
     return parser
 
 
@@ -134,20 +127,20 @@ def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argpars
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        type=checked(parse_file),
+        type=checked(parse_path),
         help="the token that the enabler knows this VM by, in a file for its owner alone (default:"
         f" {DEFAULT_TOKEN_FILE}, if there is one)",
     )
     parser.add_argument(
         "--ca-file",
         metavar="FILE",
-        type=checked(parse_file),
+        type=checked(parse_path),
         help="whose certificates prove an https:// enabler (default: what the system trusts)",
     )
     parser.add_argument(
         "--deadline",
         metavar="SECONDS",
-        type=checked(config.parse_seconds),
+        type=checked(parse_seconds),
         help="how long one read of the identity may take, retries included"
         f" (default: {config.DEFAULT_DEADLINE:g})",
     )
@@ -167,6 +160,25 @@ def _add_identity(commands: Any) -> None:
     parser.set_defaults(run=_identity)
 
 
+def _add_watch(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "watch",
+        "print the identity, and each change of it at once, as lines of JSON",
+        epilog="exit codes: 0 a change came (--once), or the time is up; 69 with --once: the time"
+        " is up, and no change came; 128 + N ended by signal N; 64, 74, 78 as in `guest-client"
+        " --help`",
+    )
+    parser.add_argument("--once", action="store_true", help="end at the first change")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=checked(parse_seconds),
+        help="end after so long (default: never)",
+    )
+    parser.set_defaults(run=_watch)
+
+
 def _add_doctor(commands: Any) -> None:
     parser = _add_command(
         commands, "doctor", "check each thing that must be right in this VM, and say how to mend it"
@@ -175,10 +187,57 @@ def _add_doctor(commands: Any) -> None:
     parser.set_defaults(run=_doctor)
 
 
+def _add_scan(commands: Any) -> None:
+    add_scan(commands, _add_command, EXIT_CODES).set_defaults(run=_scan)
+
+
+def _add_plans(commands: Any) -> None:
+    add_plans(commands).set_defaults(run=_plans)
+
+
+def _add_verify(commands: Any) -> None:
+    from guest_client.verify.arguments import add_verify
+
+    add_verify(commands).set_defaults(run=_verify)
+
+
+def _add_history(commands: Any) -> None:
+    from guest_client.verify.arguments import add_history
+
+    add_history(commands, _add_command).set_defaults(run=_history)
+
+
+def _add_agent(commands: Any) -> None:
+    from guest_client.agent.arguments import add_agent_commands
+
+    add_agent_commands(commands, _add_command, _settings)
+
+
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "identity": _add_identity,
+    "watch": _add_watch,
+    "scan": _add_scan,
+    "plans": _add_plans,
+    "verify": _add_verify,
+    "history": _add_history,
+    "doctor": _add_doctor,
+    "agent": _add_agent,
+    "agent-id": _add_agent,
+}
+
+
 def _identity(options: argparse.Namespace) -> int:
     from guest_client.commands import identity
 
     return identity(_settings(options), as_json=options.json, verbose=options.verbose)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from guest_client.commands import watch
+
+    return watch(
+        _settings(options), once=options.once, timeout=options.timeout, verbose=options.verbose
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -189,9 +248,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _scan(options: argparse.Namespace) -> int:
     modular = check_scan(options)
-    from guest_client import commands
+    from guest_client import scan_commands
 
-    work = commands.scan_modules if modular else commands.scan
+    work = scan_commands.scan_modules if modular else scan_commands.scan
     return work(options, _settings(options))
 
 
@@ -208,8 +267,10 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    check_history(options)
+    from guest_client.verify.arguments import check_history
     from guest_client.verify.commands import history
+
+    check_history(options)
 
     return history(options, lambda: _settings(options))
 

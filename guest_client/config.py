@@ -7,26 +7,19 @@ that is silently ignored is worse than none. A variable that is empty counts as 
 
 from __future__ import annotations
 
-import difflib
 import os
-import shlex
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from guest_client.agent.settings import (
-    DEFAULT_WATCH_INTERVAL,
-    Destination,
-    Program,
-    parse_destinations,
-    parse_file,
-    parse_programs,
-)
-from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, DEFAULT_ENDPOINT, Endpoint, parse_endpoint
 from guest_client.errors import ConfigurationError
 from guest_client.token import DEFAULT_TOKEN_FILE, TokenFile
+from guest_client.values import parse_command, parse_path, parse_seconds, parse_text
+
+if TYPE_CHECKING:
+    from guest_client.agent.settings import Destination, Program
 
 CONFIG_FILE = Path("/etc/guest-client/config.toml")
 ENVIRONMENT_PREFIX = "GUEST_CLIENT_"
@@ -35,54 +28,23 @@ CONFIG_VARIABLE = "GUEST_CLIENT_CONFIG"
 
 DEFAULT_DEADLINE = 30.0
 DEFAULT_STATE_DIR = Path("/var/lib/guest-client")
-LONGEST_DEADLINE = 24 * 3600.0
+DEFAULT_WATCH_INTERVAL = 5.0
 
 
 def _endpoint(value: object) -> Endpoint:
-    return parse_endpoint(_text(value))
+    return parse_endpoint(parse_text(value))
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("should be a string")
-    return value
+def _programs(value: object) -> tuple[Program, ...]:
+    from guest_client.agent.settings import parse_programs  # only where there are any
+
+    return parse_programs(value)
 
 
-def parse_seconds(value: object) -> float:
-    """Read a time span in seconds, from TOML or text; raises ``TypeError`` or ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError("should be a number of seconds")
-    try:
-        seconds = float(value)
-    except ValueError:
-        raise ValueError(f"should be a number of seconds, not {value!r}") from None
-    if not 0 < seconds <= LONGEST_DEADLINE:
-        raise ValueError(f"should be more than 0 and at most {LONGEST_DEADLINE:g} seconds")
-    return seconds
+def _destinations(value: object) -> tuple[Destination, ...]:
+    from guest_client.agent.settings import parse_destinations
 
-
-def parse_directory(value: object) -> Path:
-    """Read the full path of a folder; raises ``TypeError`` or ``ValueError``."""
-    path = Path(_text(value))
-    if not path.is_absolute():
-        raise ValueError(f"should be a full path, not {str(path)!r}")
-    return path
-
-
-def parse_command(value: object) -> tuple[str, ...]:
-    """Read a program and its arguments: an array of strings, or text as a shell would split it."""
-    if isinstance(value, str):
-        try:
-            words = tuple(shlex.split(value))
-        except ValueError as error:
-            raise ValueError(f"can't be split into words: {error}") from error
-    elif isinstance(value, list) and all(isinstance(word, str) for word in value):
-        words = tuple(value)
-    else:
-        raise ValueError('should be an array of strings, as in ["/usr/bin/program", "argument"]')
-    if not words or not words[0]:
-        raise ValueError("names no program")
-    return words
+    return parse_destinations(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +73,13 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "token_file",
-        parse_file,
+        parse_path,
         f"{DEFAULT_TOKEN_FILE}, if there is one",
         "The file, for its owner alone, with the token that the enabler knows this VM by",
     ),
     Key(
         "ca_file",
-        parse_file,
+        parse_path,
         "what the system trusts",
         "Whose certificates (PEM) prove an https:// enabler",
     ),
@@ -129,7 +91,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "state_dir",
-        parse_directory,
+        parse_path,
         str(DEFAULT_STATE_DIR),
         "Where triggers (and the agent's state) are kept",
     ),
@@ -141,7 +103,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "agent_id_file",
-        parse_file,
+        parse_path,
         "STATE_DIR/agent-id",
         "The file whose first line is the agent ID",
     ),
@@ -153,14 +115,14 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "program",
-        parse_programs,
+        _programs,
         "the built-in one, which regenerates the agent ID",
         "The programs that the agent registers: tables with name, command, on, timeout, tries,"
         " user; in the environment one NAME=COMMAND",
     ),
     Key(
         "destination",
-        parse_destinations,
+        _destinations,
         "none",
         "Where the agent sends events: tables with url, ca_file, secret_file; in the environment"
         " URLs with spaces between",
@@ -172,7 +134,7 @@ KEYS: tuple[Key, ...] = (
 class Settings:
     """What is in force. ``sources`` says for each key that is not at its default who set it."""
 
-    enabler: Endpoint = field(default_factory=lambda: parse_endpoint(DEFAULT_ENABLER))
+    enabler: Endpoint = DEFAULT_ENDPOINT
     token_file: Path | None = None
     ca_file: Path | None = None
     deadline: float = DEFAULT_DEADLINE
@@ -230,8 +192,7 @@ def _with_credentials(settings: Settings) -> Endpoint:
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
     try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
+        text = path.read_bytes()
     except FileNotFoundError as error:
         if not must_exist:
             return None
@@ -242,6 +203,10 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
         raise ConfigurationError(
             f"can't read the configuration file {path}: {error.strerror}; check its mode and owner"
         ) from error
+    import tomllib
+
+    try:
+        return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}; mend that place") from error
 
@@ -265,6 +230,8 @@ def _variable(variable: str) -> Key:
 
 def nearest(name: str, known: Iterable[str], what: str = "keys") -> str:
     """Say which of the known names somebody may have meant, or what they all are."""
+    import difflib
+
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"the {what} are {', '.join(choices)}"

@@ -14,7 +14,6 @@ A further way to reach one is a further :class:`Kind` here and a further way to 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,7 +52,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One enabler's address. ``host`` has the IPv6 zone, HTTP's own never has.
+    """One enabler's address. ``host`` has the IPv6 zone, ``authority`` never has.
 
     What it is trusted by, and what it is shown, is at hand but no part of where it is.
     """
@@ -84,6 +83,11 @@ class Endpoint:
             case Kind.TCP:
                 return self._url(self.host.partition("%")[0])
 
+    @property
+    def authority(self) -> str:
+        """What HTTP's ``Host`` header says: address and port."""
+        return self.base_url.partition("://")[2]
+
     def __str__(self) -> str:
         match self.kind:
             case Kind.AUTO:
@@ -100,6 +104,10 @@ class Endpoint:
         return (
             f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
         )
+
+
+DEFAULT_ENDPOINT = Endpoint(Kind.AUTO)
+""":data:`DEFAULT_ENABLER`, read."""
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -150,6 +158,8 @@ def _host(text: str, host: str) -> str:
         raise ValueError(f"{text!r} has no host that can be one; {_FORMS}")
     # An address with a typing error in it (169.254.77.256) must not be looked up as a name.
     if re.fullmatch(r"[0-9.]+", host):
+        import ipaddress
+
         try:
             ipaddress.IPv4Address(host)
         except ValueError as error:
@@ -158,6 +168,8 @@ def _host(text: str, host: str) -> str:
 
 
 def _ipv6(text: str, inside: str) -> str:
+    import ipaddress
+
     address, percent, zone = inside.partition("%")
     zone = zone.removeprefix("25") if percent else ""
     try:

@@ -15,6 +15,9 @@
     )
     report(result.values["hardware"], result.values["packages"], result.identity)
 
+    for change in guest_client.watch():             # the present first, then each change at once
+        log(change["change"], change["sentence"])
+
 The enabler's address and the deadline come from where the command has them, too: the configuration
 file and the environment (``config.py``), unless they are given.
 
@@ -31,12 +34,13 @@ from functools import update_wrapper
 from typing import Any, Generic, TypeVar
 
 from guest_client.channel import Channel, Read
-from guest_client.config import load, parse_seconds
+from guest_client.config import Settings, load
 from guest_client.endpoint import parse_endpoint
 from guest_client.errors import ConfigurationError, InconsistentScan
 from guest_client.guard import Guard, Verdict
 from guest_client.identity import Identity
 from guest_client.modules import Again, End, Module, ModuleSet, Publish, Run
+from guest_client.values import parse_seconds
 
 T = TypeVar("T")
 
@@ -94,6 +98,23 @@ def read_identity(enabler: str | None = None, *, deadline: float | None = None) 
     """
     with _opened(enabler, deadline, None) as (channel, seconds):
         return channel.read(seconds).trusted()
+
+
+def watch(
+    enabler: str | None = None, *, deadline: float | None = None, interval: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """Give the present identity, then each change at once: what ``guest-client watch`` prints.
+
+    The members are ``at``, ``change`` (a word of :class:`~guest_client.news.Change`), ``sentence``,
+    ``previous`` (``component_id`` and ``residency_id``) and ``identity`` (the document; ``None`` in
+    an ``unverified`` one). ``deadline`` is in seconds and for each read; ``interval`` is the time
+    between two looks at an enabler that lets nobody wait. It ends when it is closed.
+    """
+    from guest_client.watcher import Watcher, told
+
+    settings = _settings(enabler, deadline, interval)
+    watcher = Watcher(settings.enabler, settings.deadline, settings.watch_interval)
+    return told(watcher.reads())
 
 
 @contextmanager
@@ -214,17 +235,25 @@ def _opened(
     if channel is not None and deadline is not None:
         yield channel, deadline
         return
-    try:
-        settings = load(
-            {
-                "enabler": None if enabler is None else parse_endpoint(enabler),
-                "deadline": None if deadline is None else parse_seconds(deadline),
-            }
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    settings = _settings(enabler, deadline)
     if channel is not None:
         yield channel, settings.deadline
         return
     with Channel(settings.enabler) as own:
         yield own, settings.deadline
+
+
+def _settings(
+    enabler: str | None, deadline: float | None, interval: float | None = None
+) -> Settings:
+    """Put the settings together; raises :class:`~guest_client.errors.ConfigurationError`."""
+    try:
+        return load(
+            {
+                "enabler": None if enabler is None else parse_endpoint(enabler),
+                "deadline": None if deadline is None else parse_seconds(deadline),
+                "watch_interval": None if interval is None else parse_seconds(interval),
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error

@@ -27,12 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from guest_client.config import nearest, parse_command
+from guest_client.config import nearest
 from guest_client.errors import ConfigurationError, ScannerError, ScannerNotFound, UsageError
 from guest_client.folder import MANIFEST
 from guest_client.modules import Module
 from guest_client.process import find_program
 from guest_client.text import printable
+from guest_client.values import parse_command
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z", re.ASCII)
 _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z", re.ASCII)

@@ -16,7 +16,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guest_client.errors import ScannerError, StateError, UsageError
 from guest_client.guard import Verdict
@@ -26,14 +26,10 @@ from guest_client.report import Reaction, ended_as_dict
 from guest_client.signals import SignalCatcher
 from guest_client.text import printable
 from guest_client.times import utc_now
-from guest_client.triggers import (
-    TRIGGERING,
-    Trigger,
-    TriggerBox,
-    facts_environment,
-    make_trigger,
-    trigger_key,
-)
+
+if TYPE_CHECKING:
+    # Nothing of it is needed by a scan that nothing crossed.
+    from guest_client.triggers import Trigger, TriggerBox
 
 PROGRAM_LIMIT = 300.0
 
@@ -105,6 +101,8 @@ class Reactions:
 
     def react(self, verdict: Verdict, before: Identity, after: Identity) -> None:
         """React to an inconsistent verdict; raises :class:`StateError` if it can't be recorded."""
+        from guest_client.triggers import TRIGGERING, make_trigger, trigger_key
+
         key = trigger_key(after)
         if verdict.reason not in TRIGGERING or key in self.done:
             return
@@ -127,6 +125,8 @@ class Reactions:
             return self._run(box, trigger, program)
 
     def _run(self, box: TriggerBox, trigger: Trigger, command: tuple[str, ...]) -> dict[str, Any]:
+        from guest_client.triggers import facts_environment
+
         shown = printable(command[0])
         try:
             with tempfile.TemporaryFile() as facts:

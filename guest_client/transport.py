@@ -1,12 +1,14 @@
-"""How bytes get to an enabler and back: an httpx transport that keeps a deadline.
+"""How bytes get to an enabler and back: one HTTP connection that keeps a deadline.
 
-httpx's own transports bound each single read, so an answer that comes a byte at a time is never
-cut off. Here every socket operation gets the smaller of its own limit and what is left of the
-transport's ``deadline``. As it dials by itself, an IPv6 zone, a Unix socket and a vsock are all the
-same to HTTP.
+It is httpcore, the part of httpx that speaks HTTP, on a network of our own: every socket operation
+gets the smaller of its own limit and what is left of the transport's ``deadline``, so an answer
+that comes a byte at a time is cut off in the end. As it dials by itself, an IPv6 zone, a Unix
+socket and a vsock are all the same to HTTP.
 
-It knows no proxy, follows nothing, and keeps one connection for the next request. The token, if
-there is one, goes with each request; TLS is verified always.
+httpx's client above it would add redirects, proxies, cookies and authentication, none of which an
+identity may ever come by, and to load it takes as long as all the rest of a guarded scan together.
+
+The token, if there is one, goes with each request; TLS is verified always.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import httpcore
-import httpx
 
 from guest_client.discovery import VSOCK_LIMIT, candidates
 from guest_client.endpoint import Endpoint, Kind
@@ -29,6 +32,27 @@ Clock = Callable[[], float]
 
 _KEEP_ALIVE = 60.0
 """Seconds that an unused connection is kept; the enabler's own limit is usually shorter."""
+
+
+class Interrupter(Protocol):
+    """Something that can make waiting for an answer pointless (`hints.py`)."""
+
+    def fileno(self) -> int:
+        """What to poll for input; -1 is nothing."""
+
+    def take(self) -> bool:
+        """Take what there is; whether it is a reason to break off."""
+
+
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5000),
+)
+"""Seconds, and milliseconds: a host that we came to knows nothing of the connection and resets it
+at the first probe; one that is gone answers none."""
 
 
 def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
@@ -78,7 +102,7 @@ def _connected(family: int, address: Any, timeout: float) -> socket.socket:
     return sock
 
 
-class Hopeless(httpx.TransportError):
+class Hopeless(Exception):
     """A request that would fail again: ``error`` is what there is to be told."""
 
     def __init__(self, error: Unverified) -> None:
@@ -86,13 +110,33 @@ class Hopeless(httpx.TransportError):
         super().__init__(str(error))
 
 
-class DeadlineTransport(httpx.BaseTransport):
+TIMEOUT = httpcore.TimeoutException
+LOST = (TIMEOUT, httpcore.NetworkError, httpcore.ProtocolError)
+"""What a request raises that brings no answer."""
+
+
+_HEADERS = (("User-Agent", "guest-client"), ("Accept-Encoding", "identity"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer's head, the names of its headers in lower case, and its body as it comes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Iterator[bytes]
+
+
+class DeadlineTransport:
     """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will.
 
     Raises :class:`ConfigurationError` if TLS is to trust a ``ca_file`` that can't be used.
     """
 
-    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(
+        self, endpoint: Endpoint, clock: Clock, interrupters: Sequence[Interrupter] = ()
+    ) -> None:
+        """With ``interrupters``, a connection also says soon when its host is no longer there."""
         self.deadline = 0.0
         """On ``clock``'s scale."""
         self.dials = 0
@@ -102,6 +146,7 @@ class DeadlineTransport(httpx.BaseTransport):
         self._endpoint = endpoint
         self._clock = clock
         self._tls = _tls_context(endpoint) if endpoint.tls else None
+        self._interrupters = interrupters
         self._pool = self._new_pool()
 
     def _new_pool(self) -> httpcore.ConnectionPool:
@@ -124,46 +169,65 @@ class DeadlineTransport(httpx.BaseTransport):
         """Make a new connection within ``limit`` seconds and the deadline."""
         self.dials += 1
         sock, self.used = connect(self._endpoint, self.remaining(limit))
+        if self._interrupters and self.used.kind is Kind.TCP:
+            for level, option, value in _KEEPALIVE:
+                sock.setsockopt(level, option, value)
         return sock
+
+    def wait_readable(self, sock: socket.socket, limit: float | None) -> None:
+        """Wait for something to read, within ``limit`` and the deadline, unless interrupted.
+
+        Raises ``TimeoutError``, or ``InterruptedError`` when an interrupter says so.
+        """
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return
+        if self._interrupters and not _await(sock, self._interrupters, self.remaining(limit)):
+            raise InterruptedError("interrupted")
 
     def forget_connection(self) -> None:
         """Drop what is connected, so that the next request makes a connection of its own."""
         self._pool.close()
         self._pool = self._new_pool()
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request, and give the answer's head; its body is read from the stream."""
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        self._show_token(request)
-        plain = httpcore.Request(
-            method=request.method,
-            url=httpcore.URL(
-                scheme=request.url.raw_scheme,
-                host=request.url.raw_host,
-                port=request.url.port,
-                target=request.url.raw_path,
-            ),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        with _in_httpx_words():
-            answer = self._pool.handle_request(plain)
-        assert isinstance(answer.stream, Iterable)
-        return httpx.Response(
-            status_code=answer.status,
-            headers=answer.headers,
-            stream=_Body(answer),
-            extensions=answer.extensions,
-        )
+    @contextmanager
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        timeouts: Mapping[str, float],
+        body: bytes | None = None,
+    ) -> Iterator[Answer]:
+        """Ask for a path, and give the answer while the block lasts. Nothing is followed.
 
-    def _show_token(self, request: httpx.Request) -> None:
+        ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in seconds and for each
+        operation. Raises :data:`LOST`, in the block too, and :class:`Hopeless`.
+        """
+        with self._pool.stream(
+            method,
+            self._endpoint.base_url + path,
+            headers=[
+                ("Host", self._endpoint.authority),
+                *_HEADERS,
+                *headers.items(),
+                *self._credentials(),
+                *([] if body is None else [("Content-Length", str(len(body)))]),
+            ],
+            content=body,
+            extensions={"timeout": {**timeouts}},
+        ) as answer:
+            yield Answer(
+                answer.status,
+                {name.decode("latin-1").lower(): v.decode("latin-1") for name, v in answer.headers},
+                answer.iter_stream(),
+            )
+
+    def _credentials(self) -> list[tuple[str, str]]:
         try:
             token = self._endpoint.token_file and self._endpoint.token_file.read()
         except TokenUnusable as error:
             raise Hopeless(error) from error
-        if token:
-            request.headers["Authorization"] = f"Bearer {token}"
+        return [("Authorization", f"Bearer {token}")] if token else []
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -178,18 +242,6 @@ def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
             f"the certificates in {endpoint.ca_file} can't be used: {error.strerror or error}; it"
             " should have the enabler's CA in PEM"
         ) from error
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _in_httpx_words():
-            yield from self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
 
 
 class _Backend(httpcore.NetworkBackend):
@@ -223,6 +275,7 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
+            self._transport.wait_readable(self._socket, timeout)
             self._socket.settimeout(self._transport.remaining(timeout))
             return self._socket.recv(max_bytes)
         except TimeoutError as error:
@@ -281,11 +334,32 @@ class _Stream(httpcore.NetworkStream):
                 return None
 
 
-@contextmanager
-def _in_httpx_words() -> Iterator[None]:
-    """Turn httpcore's errors into httpx's of the same name."""
+def pause(interrupters: Sequence[Interrupter], seconds: float | None) -> bool:
+    """Sleep, for ever if ``seconds`` is ``None``; false if an interrupter ended it."""
     try:
-        yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
-        raise kind(str(error)) from error
+        return _await(None, interrupters, seconds)
+    except TimeoutError:
+        return True
+
+
+def _await(
+    sock: socket.socket | None, interrupters: Sequence[Interrupter], seconds: float | None
+) -> bool:
+    """Wait for input: true if there is some, false on an interruption. Raises ``TimeoutError``."""
+    end = None if seconds is None else time.monotonic() + seconds
+    poll = select.poll()
+    by_fd = {each.fileno(): each for each in interrupters if each.fileno() >= 0}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    if sock is not None:
+        poll.register(sock, select.POLLIN)
+    while True:
+        left = None if end is None else (end - time.monotonic()) * 1000
+        if left is not None and left <= 0:
+            raise TimeoutError("the time is up")
+        ready = {fd for fd, _ in poll.poll(left)}
+        if sock is not None and sock.fileno() in ready:
+            return True
+        taken = [by_fd[fd].take() for fd in ready]
+        if any(taken):
+            return False

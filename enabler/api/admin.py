@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors
-from enabler.api import attestation, history, identity, problems, service, state
+from enabler.api import attestation, events, history, identity, problems, service, state
 from enabler.documents import HistoryDocument, HostDocument, IdentityDocument, VmListDocument
 
 router = APIRouter(tags=["admin"], generate_unique_id_function=problems.operation_id)
@@ -78,6 +78,7 @@ def app(everything: state.State) -> FastAPI:
     state.keep(made, everything)
     made.include_router(router)
     made.include_router(attestation.router)
+    made.include_router(events.router)
     made.include_router(service.router)
     problems.install(made)
     return made

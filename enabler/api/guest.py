@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors, tokens
-from enabler.api import attestation, history, identity, problems, service, state
+from enabler.api import attestation, history, identity, problems, service, state, waiting
 from enabler.api.connection import Connection
 from enabler.api.front import Front
 from enabler.documents import HistoryDocument, IdentityDocument
@@ -122,9 +122,13 @@ async def caller(request: Request) -> str:
 
 async def _answer(request: Request, vm_uuid: str, condition: identity.Condition) -> Response:
     try:
-        return await identity.respond(request, vm_uuid, condition)
-    except errors.VmNotFound:
-        raise _left() from None
+        return await identity.respond(request, vm_uuid, condition, _as_left)
+    except errors.VmNotFound as error:
+        raise _as_left(error) from None
+
+
+def _as_left(error: errors.EnablerError) -> errors.EnablerError:
+    return _left() if isinstance(error, errors.VmNotFound) else error
 
 
 def _left() -> errors.CallerUnknown:
@@ -140,4 +144,4 @@ def app(everything: state.State, allowed_hosts: Iterable[str] = ()) -> Front:
     made.include_router(attestation.router)
     made.include_router(service.router)
     problems.install(made)
-    return Front(made, everything, allowed_hosts)
+    return Front(waiting.Holding(made), everything, allowed_hosts)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Request, Response
+from starlette.types import Receive
 
 from enabler.answers import Answer
-from enabler.api import state, waiting
+from enabler.api import problems, state, waiting
 from enabler.api.problems import responses
 from enabler.documents import IdentityDocument
 from enabler.errors import EnablerError, MalformedUuid
@@ -71,27 +74,40 @@ class Condition:
 Conditional = Annotated[Condition, Depends()]
 
 
-async def respond(request: Request, vm_uuid: str, condition: Condition) -> Response:
+async def respond(
+    request: Request,
+    vm_uuid: str,
+    condition: Condition,
+    gone: Callable[[EnablerError], EnablerError] | None = None,
+) -> Response:
     """Return 200 with a VM's identity, or 304 if the caller has this state already.
 
-    A caller that has it, and is ready to wait, is told when that ends.
+    A caller that has it, and is ready to wait, is told when that ends; ``gone`` puts what goes
+    wrong meanwhile into the listener's words.
     """
     known = condition.if_none_match
     seconds = waiting.seconds(condition.prefer, condition.wait)
     found = state.of(request)
-    applied: dict[str, str] = {}
     answer, observed_at = await found.inventory.identity(vm_uuid)
-    if seconds and _matches(known, answer.etag):
-        applied = {"Preference-Applied": f"wait={seconds}"}
-        with found.waits.place(vm_uuid):
+    if not seconds or not _matches(known, answer.etag):
+        return response(answer, observed_at, known)
+    place = ExitStack()
+    place.enter_context(found.waits.place(vm_uuid))
+
+    async def changed(receive: Receive) -> Response | None:
+        with place:
             change = found.inventory.change(
                 vm_uuid, lambda etag: not _matches(known, etag), seconds
             )
-            changed = await waiting.unless_hung_up(request, change)
-        if changed is None:
-            return Response(status_code=204)  # to nobody
-        answer, observed_at = changed
-    return response(answer, observed_at, known, applied)
+            try:
+                told = await waiting.unless_hung_up(receive, change)
+            except EnablerError as error:
+                return problems.of_error(error if gone is None else gone(error))
+        if told is None:
+            return None  # nobody is there any more
+        return response(*told, known, {"Preference-Applied": f"wait={seconds}"})
+
+    return waiting.Held(changed)
 
 
 def response(

@@ -7,9 +7,14 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from enabler.api import admin, attestation, connection, front, guest, problems, service
+from enabler.api import admin, attestation, connection, events, front, guest, problems, service
 from enabler.api.problems import MEDIA_TYPE
-from enabler.documents import AttestationClaims, AttestationRequest, ProblemDocument
+from enabler.documents import (
+    AttestationClaims,
+    AttestationRequest,
+    EventDocument,
+    ProblemDocument,
+)
 from enabler.errors import EnablerError
 
 _GUEST = {
@@ -36,7 +41,10 @@ def document() -> dict[str, Any]:
     schemas = merged.setdefault("components", {}).setdefault("schemas", {})
     for server, routers in (
         (_GUEST, [guest.router, attestation.router, service.router, problems.router]),
-        (_ADMIN, [admin.router, attestation.router, service.router, problems.router]),
+        (
+            _ADMIN,
+            [admin.router, events.router, attestation.router, service.router, problems.router],
+        ),
     ):
         part = _describe(routers)
         if server is _GUEST:
@@ -48,10 +56,10 @@ def document() -> dict[str, Any]:
             known = merged["paths"].setdefault(path, {**item, "servers": []})
             known["servers"].append(server)
         schemas |= part["components"]["schemas"]
-    # What no route has as its own: read, or signed, by hand.
-    for model in (ProblemDocument, AttestationRequest, AttestationClaims):
+    # What no route has as its own: read, signed, or streamed, by hand.
+    for model in (ProblemDocument, AttestationRequest, AttestationClaims, EventDocument):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs", None)
+        schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

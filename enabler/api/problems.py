@@ -65,6 +65,9 @@ _PAGES: dict[str, str] = {
         "429. Each VM may have a few requests that wait for a change, and the host a great many. "
         "End one, or ask without waiting."
     ),
+    "too-many-streams": (
+        "429. As many programs read this host's events as may at a time. End one."
+    ),
     "vm-arriving": (
         "503. The VM is migrating to this host and does not run here yet. Ask again in a second."
     ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 
 from enabler.api.connection import Connection, Door
+from enabler.api.streams import Streams
 from enabler.api.waiting import Waits
 from enabler.attestation import Attestor
 from enabler.callers import Callers
@@ -29,6 +30,7 @@ class State:
     attestor: Attestor
     archive: Archive
     waits: Waits = field(default_factory=Waits)
+    streams: Streams = field(default_factory=Streams)
 
     def known_caller(self, connection: Connection, bearer: str | None) -> str | None:
         """Return the VM that is asking, if nothing need be found out for it; else None.

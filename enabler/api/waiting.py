@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, Query, Request
+from fastapi import Header, Query, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enabler.errors import TooManyWaits
 
@@ -39,6 +40,8 @@ Prefer = Annotated[
     str | None,
     Header(description="`wait=N` (RFC 7240): wait up to N seconds for another state."),
 ]
+
+_HELD = "enabler.held"
 
 # One preference of RFC 7240's list: a name, perhaps a value, perhaps parameters that we ignore.
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=[,;]|$)', re.IGNORECASE)
@@ -81,17 +84,61 @@ class Waits:
                 del self._waiting[caller]
 
 
-async def unless_hung_up(request: Request, waited: Coroutine[Any, Any, _T]) -> _T | None:
-    """Return what ``waited`` returns; None, and give it up, when the caller hangs up first."""
+class Held(Response):
+    """What a route returns for a request that is to wait: it is answered outside, by `Holding`."""
 
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+    def __init__(self, answer: Callable[[Receive], Awaitable[Response | None]]) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Leave the answer to `Holding`."""
+        scope[_HELD].append(self._answer)
+
+
+class Holding:
+    """An ASGI app around another, where requests wait.
+
+    Thousands do, and each would hold all of the framework's coroutines, its parameters and exit
+    stacks for minutes: so a request that is to wait has left the framework before it does.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have a request answered, and wait if that is the answer."""
+        held = scope[_HELD] = []
+        await self._app(scope, receive, send)
+        if held:
+            [answer] = held
+            response = await answer(receive)
+            if response is not None:
+                await response(scope, receive, send)
+
+
+async def unless_hung_up(receive: Receive, waited: Coroutine[Any, Any, _T]) -> _T | None:
+    """Return what ``waited`` returns; None, and give it up, when the caller hangs up first.
+
+    What is waited for runs in the request's own task: a task is memory, too.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def look_out() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
             pass
+        gone = True
+        task.cancel()
 
-    waiting, leaving = asyncio.create_task(waited), asyncio.create_task(hung_up())
+    lookout = asyncio.create_task(look_out())
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else None
+        return await waited
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            return None
+        raise
     finally:
-        waiting.cancel()
-        leaving.cancel()
+        lookout.cancel()

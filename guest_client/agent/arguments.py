@@ -12,7 +12,8 @@ from typing import Any
 
 from guest_client.agent import settings
 from guest_client.agent.phases import Phase, parse_phases
-from guest_client.config import DEFAULT_STATE_DIR, Settings, parse_directory
+from guest_client.config import DEFAULT_STATE_DIR, Settings
+from guest_client.values import parse_path, parse_seconds
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 LoadSettings = Callable[[argparse.Namespace], Settings]
@@ -66,7 +67,7 @@ class _Adder:
         parser.add_argument(
             "--state-dir",
             metavar="DIR",
-            type=_checked(parse_directory),
+            type=_checked(parse_path),
             help=f"where the agent keeps its state (default: {DEFAULT_STATE_DIR})",
         )
 
@@ -128,7 +129,7 @@ class _Adder:
         add(
             "--timeout",
             metavar="SECONDS",
-            type=_checked(settings.parse_timeout),
+            type=_checked(parse_seconds),
             default=settings.DEFAULT_TIMEOUT,
             help=f"how long it may take (default: {settings.DEFAULT_TIMEOUT:g})",
         )

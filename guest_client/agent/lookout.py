@@ -59,7 +59,7 @@ class Lookout:
                 self._tell(read)
                 self._latest = read
                 if read.identity is not None and not self._take(read.identity, read.started):
-                    self._watch.look_again()
+                    self._watch.look()
                     self._news()  # somebody else's
                     continue
                 self.oriented.set()

@@ -24,7 +24,6 @@ With no ``program`` at all the built-in one keeps the agent ID; ``program = []``
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +31,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from guest_client.agent.phases import Phase, parse_phases
+from guest_client.values import parse_command, parse_path, parse_seconds, parse_text
 
 DEFAULT_TIMEOUT = 300.0
-LONGEST_TIMEOUT = 24 * 3600.0
 DEFAULT_TRIES = 5
 MOST_TRIES = 100
-DEFAULT_WATCH_INTERVAL = 5.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 
@@ -74,19 +72,6 @@ def parse_name(text: object) -> str:
     return text
 
 
-def parse_timeout(value: object) -> float:
-    """Read a program's time limit in seconds; raises ``TypeError`` or ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError("should be a number of seconds")
-    try:
-        seconds = float(value)
-    except ValueError:
-        raise ValueError(f"should be a number of seconds, not {value!r}") from None
-    if not 0 < seconds <= LONGEST_TIMEOUT:
-        raise ValueError(f"should be more than 0 and at most {LONGEST_TIMEOUT:g} seconds")
-    return seconds
-
-
 def parse_tries(value: object) -> int:
     """Read how often a program is tried; raises ``TypeError`` or ``ValueError``."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
@@ -98,17 +83,9 @@ def parse_tries(value: object) -> int:
     return value
 
 
-def parse_file(value: object) -> Path:
-    """Read the full path of a file; raises ``TypeError`` or ``ValueError``."""
-    path = Path(_string(value))
-    if not path.is_absolute():
-        raise ValueError(f"should be a full path, not {str(path)!r}")
-    return path
-
-
 def parse_url(value: object) -> str:
     """Read where events go; raises ``TypeError`` or ``ValueError``."""
-    text = _string(value)
+    text = parse_text(value)
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise ValueError(f"{text!r} is no http:// or https:// URL")
@@ -122,7 +99,7 @@ def parse_assignment(text: str) -> Program:
     name, equals, command = text.partition("=")
     if not equals:
         raise ValueError("should be NAME=COMMAND")
-    return Program(parse_name(name), _command(command))
+    return Program(parse_name(name), parse_command(command))
 
 
 def parse_programs(value: object) -> tuple[Program, ...]:
@@ -154,11 +131,11 @@ def _program(table: Mapping[str, Any]) -> Program:
         table,
         {
             "name": parse_name,
-            "command": _command,
+            "command": parse_command,
             "on": _phases,
-            "timeout": parse_timeout,
+            "timeout": parse_seconds,
             "tries": parse_tries,
-            "user": _string,
+            "user": parse_text,
         },
         needed=("name", "command"),
     )
@@ -168,7 +145,7 @@ def _program(table: Mapping[str, Any]) -> Program:
 
 
 def _destination(table: Mapping[str, Any]) -> Destination:
-    readers = {"url": parse_url, "ca_file": parse_file, "secret_file": parse_file}
+    readers = {"url": parse_url, "ca_file": parse_path, "secret_file": parse_path}
     return Destination(**_members(table, readers, needed=("url",)))
 
 
@@ -197,30 +174,9 @@ def _members(
     return found
 
 
-def _string(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError("should be a string that is not empty")
-    return value
-
-
 def _phases(value: object) -> tuple[Phase, ...]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = ",".join(value)
     if not isinstance(value, str):
         raise TypeError("should be an array of phases")
     return parse_phases(value)
-
-
-def _command(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        try:
-            words = tuple(shlex.split(value))
-        except ValueError as error:
-            raise ValueError(f"can't be split into words: {error}") from error
-    elif isinstance(value, list) and all(isinstance(word, str) for word in value):
-        words = tuple(value)
-    else:
-        raise TypeError('should be an array of strings, as in ["/usr/bin/program", "argument"]')
-    if not words or not words[0]:
-        raise ValueError("names no program")
-    return words

@@ -23,6 +23,8 @@ from tests.api.network import DEFAULT_MAC, Network, network, run_in, serving
 from tests.bench.load import UNLIMITED
 
 EXAMPLES = 25
+ENDLESS = "/v1/events"
+"""A stream, which ends when its reader has enough: `test_events.py` reads it."""
 
 CHECKS = (
     "not_a_server_error",
@@ -54,7 +56,8 @@ def contract(folder: Path, listener: str) -> Path:
     paths = {
         path: item
         for path, item in whole["paths"].items()
-        if any(server["description"].startswith(listener) for server in item["servers"])
+        if path != ENDLESS
+        and any(server["description"].startswith(listener) for server in item["servers"])
     }
     assert paths
     for item in paths.values():
@@ -80,7 +83,7 @@ def run(file: Path, url: str, *before: str) -> None:
         "--generation-deterministic",
         "--no-color",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=file.parent)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=file.parent, timeout=480)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
 
 

@@ -82,8 +82,8 @@ async def respond(
 ) -> Response:
     """Return 200 with a VM's identity, or 304 if the caller has this state already.
 
-    A caller that has it, and is ready to wait, is told when that ends; ``gone`` puts what goes wrong
-    meanwhile into the listener's words.
+    A caller that has it, and is ready to wait, is told when that ends; ``gone`` puts what goes
+    wrong meanwhile into the listener's words.
     """
     known = condition.if_none_match
     seconds = waiting.seconds(condition.prefer, condition.wait)

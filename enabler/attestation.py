@@ -42,6 +42,7 @@ class Attestor:
         self._keys = keys
         self.component_id = component_id
         self._good_for = good_for
+        self._complained: str | None = None
 
     def attest(
         self, answer: Answer, observed_at: datetime, asked: AttestationRequest, now: datetime
@@ -61,22 +62,26 @@ class Attestor:
         """Sign for whoever asks. Raises `SigningUnavailable`, which tells guests nothing of the
         host's files; the log has it all.
         """
-        with _discreetly():
+        with self._discreetly():
             return self._keys.sign(kind, claims)
 
     def public_keys(self) -> list[dict[str, Any]]:
         """Return `Keys.public`, and raise as `sign` does."""
-        with _discreetly():
+        with self._discreetly():
             return self._keys.public()
 
-
-@contextmanager
-def _discreetly() -> Iterator[None]:
-    try:
-        yield
-    except SigningUnavailable as error:
-        log.warning("nothing can be attested: %s", error)
-        raise SigningUnavailable(
-            "there is no signing key that can be used; "
-            "the host's admin finds the reason in the enabler's log"
-        ) from None
+    @contextmanager
+    def _discreetly(self) -> Iterator[None]:
+        try:
+            yield
+        except SigningUnavailable as error:
+            if str(error) != self._complained:  # once, not for every VM that arrives or asks
+                log.warning("nothing can be attested: %s", error)
+            self._complained = str(error)
+            raise SigningUnavailable(
+                "there is no signing key that can be used; "
+                "the host's admin finds the reason in the enabler's log"
+            ) from None
+        if self._complained is not None:
+            log.info("attesting again")
+        self._complained = None

@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "--listen",
         action="append",
         metavar="ADDRESS",
-        help="http://ADDR:PORT for guests or unix:/PATH for the admin; repeatable, and replaces "
-        "what the configuration says",
+        help="http://ADDR:PORT or vsock:PORT for guests, unix:/PATH for the admin; repeatable, "
+        "and replaces what the configuration says",
     )
 
     serve = commands.add_parser(
@@ -300,6 +300,7 @@ def _doctor(options: argparse.Namespace) -> int:
         settings.listen,
         settings.machine.model_dump(exclude_none=True),
         _keys(options),
+        settings.callers,
     )
     if options.json:
         _print_json(doctor.as_json(checks))

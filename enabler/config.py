@@ -73,7 +73,8 @@ class Settings(BaseModel):
             "http://[fe80::77:1%25enabler0]:8777",
             "unix:/run/enabler/admin.sock",
         ),
-        description="Where to listen: http://ADDRESS:PORT for guests, unix:/PATH for the admin.",
+        description="Where to listen: http://ADDRESS:PORT or vsock:PORT for guests, unix:/PATH for "
+        "the admin.",
         min_length=1,
     )
     callers: tuple[Literal["vsock", "token", "address"], ...] = Field(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enabler.checks import Check, Status
+from enabler.checks import callers as callers_checks
 from enabler.checks import hypervisor as hypervisor_checks
 from enabler.checks import listeners as listener_checks
 from enabler.checks import machine as machine_checks
@@ -20,7 +21,7 @@ from enabler.checks import network as network_checks
 from enabler.errors import ConfigurationError, EnablerError
 from enabler.identity import Claim
 from enabler.keys import Keys
-from enabler.listen import HttpAddress, UnixAddress, parse
+from enabler.listen import Address, HttpAddress, UnixAddress, VsockAddress, parse
 from enabler.platforms import read_claims, read_cpuinfo
 from enabler.runs import Runs
 
@@ -36,6 +37,7 @@ def run_checks(
     listen: Sequence[str],
     machine: Mapping[str, str | None],
     keys: Keys,
+    callers: Sequence[str] = ("vsock", "token", "address"),
     *,
     root: Path = Path("/"),
     within: float = LIBVIRT_WITHIN,
@@ -47,6 +49,7 @@ def run_checks(
         listen: the addresses to listen on, as in the configuration.
         machine: the configured machine identity, by the names of `enabler.identity.FIELDS`.
         keys: the signing key's place.
+        callers: the ways by which callers are known, as in the configuration.
         root: where this machine's file systems are seen.
         within: seconds that libvirt has to answer.
     """
@@ -70,8 +73,12 @@ def run_checks(
         )
         checks.append(hypervisor_checks.check_runs(found, lambda: Runs.of_uri(libvirt_uri)))
     checks.append(machine_checks.check_key(keys))
-    checks += _check_network(listen, found.vms if found else None)
+    addresses, broken = _addresses(listen)
+    checks += [*_check_network(addresses, found.vms if found else None), *broken]
+    checks.append(callers_checks.check_ways(callers, addresses))
     if found:
+        checks += callers_checks.check_vsock(addresses, found.vms, root)
+        checks.append(callers_checks.check_tokens([*found.vms, *found.resting]))
         checks.append(hypervisor_checks.check_generation_ids(found.vms))
     checks.append(machine_checks.check_clock(machine_checks.clock_is_synchronised()))
     return checks
@@ -140,16 +147,20 @@ def _check_identity(
     return [machine_checks.check_smbios(claims, identified, dmidecode=dmidecode), *checks]
 
 
-def _check_network(
-    listen: Sequence[str], vms: Sequence[hypervisor_checks.Vm] | None
-) -> list[Check]:
-    addresses: list[HttpAddress | UnixAddress] = []
+def _addresses(listen: Sequence[str]) -> tuple[list[Address], list[Check]]:
+    addresses: list[Address] = []
     broken: list[Check] = []
     for text in listen:
         try:
             addresses.append(parse(text))
         except ConfigurationError as error:
             broken.append(Check.failed("listen", error))
+    return addresses, broken
+
+
+def _check_network(
+    addresses: Sequence[Address], vms: Sequence[hypervisor_checks.Vm] | None
+) -> list[Check]:
     guests = [address for address in addresses if isinstance(address, HttpAddress)]
     table, network = network_checks.check_network()
     checks = [table]
@@ -157,12 +168,13 @@ def _check_network(
     if network and name:
         checks.append(network_checks.check_bridge(network, name, guests))
     for address in addresses:
-        checks.append(
-            listener_checks.check_http(address)
-            if isinstance(address, HttpAddress)
-            else listener_checks.check_unix(address)
-        )
-    checks += broken
+        match address:
+            case HttpAddress():
+                checks.append(listener_checks.check_http(address))
+            case UnixAddress():
+                checks.append(listener_checks.check_unix(address))
+            case VsockAddress():
+                checks.append(listener_checks.check_vsock(address))
     if network and name and vms is not None:
         link = network.link(name)
         ports = network.ports(link) if link else frozenset()

@@ -168,6 +168,29 @@ class KeySetDocument(_Document):
     keys: list[KeyDocument]
 
 
+class HistoryDocument(_Document):
+    """Where a VM has been: each host's own word, chained, as it travels with the VM.
+
+    All but `vm_uuid` are JWS in compact form (RFC 7515), algorithm EdDSA. Each entry's `previous`
+    is the SHA-256, in hex, of the entry before it.
+    """
+
+    vm_uuid: str
+    checkpoint: str | None = Field(
+        description="In place of older entries (`typ` `vm-enabler-checkpoint+jwt`): `dropped`, how "
+        "many they were, and `last`, the SHA-256 of the last of them."
+    )
+    entries: list[str] = Field(
+        description="Oldest first (`typ` `vm-enabler-stay+jwt`): `iss`, `iat`, `vm`, `seq`, "
+        "`previous`, `event` (`arrival` or `departure`), `residency`, and with an arrival `machine`"
+        " and perhaps `gap`, with a departure `until`."
+    )
+    statement: str = Field(
+        description="This host's word on the whole, now (`typ` `vm-enabler-history+jwt`): "
+        "`residency`, the present one, `count` of the entries, and `last`, the SHA-256 of the last."
+    )
+
+
 class HostDocument(_Document):
     """The host, for its admin."""
 

@@ -1,5 +1,5 @@
 """A domain's live XML, read into `VmFacts`; and what of ours travels in its metadata: the record of
-a stay, the hash of a token. Pure.
+a stay, the history, the hash of a token. Pure.
 
 The format is libvirt's domain XML (https://libvirt.org/formatdomain.html). Its ``<metadata>`` is
 text that a VM's owner may control: it is read with the same care as anything from outside, and a
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from xml.etree.ElementTree import Element, tostring
 
-from enabler import safexml
-from enabler.events import ArrivedBy, Stay, VmFacts
+from enabler import history, safexml
+from enabler.events import ArrivedBy, Carried, Stay, VmFacts
 
 NAMESPACE = "urn:vm-enabler:stay:1"
 """The XML namespace of our element in a domain's ``<metadata>``, and its URI in
@@ -45,6 +47,26 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class Keep(Enum):
+    """Where a record is kept."""
+
+    LIVE = "live"
+    """In the running domain: it travels, and ends with it."""
+    BOTH = "both"
+    """In the persistent domain too, if there is one: it is there after a power-off."""
+    CONFIG = "config"
+    """In the persistent domain alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An element of a namespace of ours for a domain's metadata, and where it is kept."""
+
+    namespace: str
+    element: str
+    keep: Keep
+
+
 class MalformedDomain(ValueError):
     """Libvirt's XML is not what its format says."""
 
@@ -61,28 +83,35 @@ def parse(xml: str) -> VmFacts:
         memory = root.find("memory")
         if vcpu is None or memory is None:
             raise MalformedDomain("the domain XML has no <vcpu> or no <memory>")
+        vm_uuid = str(uuid.UUID(root.findtext("uuid", "")))
         return VmFacts(
-            uuid=str(uuid.UUID(root.findtext("uuid", ""))),
+            uuid=vm_uuid,
             name=root.findtext("name", ""),
             generation_id=_generation(root),
             vcpus=int(vcpu.get("current") or vcpu.text or ""),
             memory_bytes=int(memory.text or "") * _UNITS[memory.get("unit", "KiB").lower()],
             macs=_macs(root),
             recorded=_recorded(root),
-            cid=_cid(root),
+            cid=cid_of(root),
             token_sha256=token_of(root),
+            history=history.read(root, vm_uuid),
         )
     except (ValueError, KeyError) as error:
         raise MalformedDomain(f"the domain XML can't be read: {error}") from error
 
 
-def record(stay: Stay) -> str:
-    """Return the metadata element that keeps ``stay`` with its domain."""
+def record(stay: Stay) -> Record:
+    """Return the record that keeps ``stay`` with its running domain."""
     element = Element("stay")
     element.set("id", stay.id)
     element.set("since", stay.since.isoformat())
     element.set("arrived-by", stay.arrived_by)
-    return tostring(element, encoding="unicode")
+    return Record(NAMESPACE, tostring(element, encoding="unicode"), Keep.LIVE)
+
+
+def history_record(chain: Carried, keep: Keep) -> Record:
+    """Return the record that keeps a VM's history with its domain."""
+    return Record(history.NAMESPACE, history.element(chain), keep)
 
 
 def token_record(sha256: str) -> str:
@@ -99,6 +128,16 @@ def token_of(root: Element) -> str | None:
     return sha256 if _SHA256.fullmatch(sha256) else None
 
 
+def cid_of(root: Element) -> int | None:
+    """Return a domain's vsock address; None if it has none, or none yet."""
+    element = root.find("devices/vsock/cid")
+    text = "" if element is None else element.get("address", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None  # libvirt chooses one when the domain starts
+    cid = int(text)
+    return cid if cid >= _LOWEST_CID else None
+
+
 def _generation(root: Element) -> str | None:
     text = (root.findtext("genid") or "").strip()
     return str(uuid.UUID(text)) if text else None
@@ -107,15 +146,6 @@ def _generation(root: Element) -> str | None:
 def _macs(root: Element) -> frozenset[str]:
     found = (nic.get("address", "").lower() for nic in root.findall("devices/interface/mac"))
     return frozenset(mac for mac in found if _MAC.fullmatch(mac))
-
-
-def _cid(root: Element) -> int | None:
-    element = root.find("devices/vsock/cid")
-    text = "" if element is None else element.get("address", "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        return None  # none, or none yet: libvirt chooses one when the domain starts
-    cid = int(text)
-    return cid if cid >= _LOWEST_CID else None
 
 
 def _recorded(root: Element) -> Stay | None:

@@ -85,6 +85,18 @@ class Stay:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """The chain of entries in a VM's metadata (`enabler.history`), as it was found."""
+
+    checkpoint: str | None = None
+    entries: tuple[str, ...] = ()
+    flaw: str | None = None
+    """Why it can't be continued; None if it can."""
+    stays: frozenset[str] = frozenset()
+    """The residencies whose beginning it tells of."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmFacts:
     """What a domain's live XML says of the VM, as far as the contract needs it."""
 
@@ -101,6 +113,8 @@ class VmFacts:
     """Its address on the host's vsock, as libvirt gave it (vsock(7))."""
     token_sha256: str | None = None
     """The hash of its token, if it is enrolled (`enabler.tokens`)."""
+    history: Carried = Carried()
+    """Where it has been, by its own metadata."""
 
 
 @dataclass(frozen=True, slots=True)

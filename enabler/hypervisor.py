@@ -26,7 +26,8 @@ from typing import Protocol
 
 import libvirt
 
-from enabler import domains
+from enabler import domains, history
+from enabler.domains import Keep, Record
 from enabler.errors import HypervisorDenied, HypervisorError
 from enabler.events import (
     Changed,
@@ -35,7 +36,6 @@ from enabler.events import (
     MigrationIteration,
     Observation,
     Seen,
-    Stay,
     Unseen,
 )
 from enabler.libvirt_host import HostFacts, check_uri, host_facts, silence, translate
@@ -81,7 +81,7 @@ class Listener(Protocol):
     def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
         """A question of `Hypervisor.ask` got no answer."""
 
-    def recorded(self, vm_uuid: str, stay: Stay, error: HypervisorError | None) -> None:
+    def recorded(self, vm_uuid: str, record: Record, error: HypervisorError | None) -> None:
         """What came of `Hypervisor.record`."""
 
 
@@ -116,7 +116,7 @@ class Hypervisor:
         self._look = threading.Event()
         self._stopping = threading.Event()
         self._questions: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._records: queue.SimpleQueue[tuple[str, Stay]] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[tuple[str, Record]] = queue.SimpleQueue()
 
     # What the inventory's thread calls -----------------------------------------------------------
 
@@ -146,9 +146,9 @@ class Hypervisor:
         self._look.set()
         self._beat.set()
 
-    def record(self, vm_uuid: str, stay: Stay) -> None:
-        """Write a stay into the live domain's metadata, so that a restarted enabler finds it."""
-        self._records.put((vm_uuid, stay))
+    def record(self, vm_uuid: str, record: Record) -> None:
+        """Write a record into a domain's metadata; what comes of it is told as `recorded`."""
+        self._records.put((vm_uuid, record))
 
     # The link ------------------------------------------------------------------------------------
 
@@ -302,7 +302,8 @@ class Hypervisor:
         namespace: str | None,
         _: object,
     ) -> None:
-        if namespace == domains.TOKEN_NAMESPACE:
+        # Of the record of a stay nobody need be told: who wrote it knows it.
+        if namespace in (domains.TOKEN_NAMESPACE, history.NAMESPACE):
             self._tell(self._listener.event, Changed(domain.UUIDString()))
 
     # Questions ----------------------------------------------------------------------------------
@@ -380,24 +381,32 @@ class Hypervisor:
 
     def _keep_recording(self) -> None:
         while not self._stopping.is_set():
-            vm_uuid, stay = self._records.get()
+            vm_uuid, record = self._records.get()
             problem: HypervisorError | None = None
             try:
                 connection = self._connection
                 if connection is None:
                     raise HypervisorError(f"there is no connection to libvirt at {self._uri}")
-                connection.lookupByUUIDString(vm_uuid).setMetadata(
-                    libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                    domains.record(stay),
-                    domains.PREFIX,
-                    domains.NAMESPACE,
-                    libvirt.VIR_DOMAIN_AFFECT_LIVE,
-                )
+                self._write(connection.lookupByUUIDString(vm_uuid), record)
             except libvirt.libvirtError as error:
                 problem = translate(error, self._uri)
             except HypervisorError as error:
                 problem = error
-            self._tell(self._listener.recorded, vm_uuid, stay, problem)
+            self._after_events(self._listener.recorded, vm_uuid, record, problem)
+
+    def _write(self, domain: libvirt.virDomain, record: Record) -> None:
+        flags = 0 if record.keep is Keep.CONFIG else libvirt.VIR_DOMAIN_AFFECT_LIVE
+        if record.keep is not Keep.LIVE and domain.isPersistent():
+            flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        if not flags:
+            return  # it had nothing but its live domain, and that is gone
+        domain.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            record.element,
+            domains.PREFIX,
+            record.namespace,
+            flags,
+        )
 
 
 _event_loop_started = threading.Lock()

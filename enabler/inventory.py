@@ -16,6 +16,7 @@ that says why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable
@@ -23,13 +24,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from enabler import answers, residency
+from enabler import answers, domains, history, residency
 from enabler.answers import Answer
 from enabler.changes import EventKind, Known, changes
-from enabler.documents import CapacityDocument, EventDocument, MachineDocument, VmSummary
-from enabler.errors import EnablerError, HypervisorError, VmArriving, VmLeaving, VmNotFound
-from enabler.events import Event, Observation, Seen, Stay, VmFacts
+from enabler.documents import (
+    CapacityDocument,
+    EventDocument,
+    MachineDocument,
+    VmSummary,
+)
+from enabler.domains import Record
+from enabler.errors import (
+    EnablerError,
+    HypervisorError,
+    SigningUnavailable,
+    VmArriving,
+    VmLeaving,
+    VmNotFound,
+)
+from enabler.events import Carried, Event, Kind, Lifecycle, Observation, Seen, Stay, VmFacts
 from enabler.feed import Feed
+from enabler.history import Archive
 from enabler.residency import Place, Vm
 from enabler.runs import Run, StatusFile
 
@@ -66,8 +81,8 @@ class Source(Protocol):
     def look(self) -> None:
         """Ask which VMs are active; it comes to `Inventory.listed`, and a confirmation after it."""
 
-    def record(self, vm_uuid: str, stay: Stay) -> None:
-        """Keep a stay with its domain; what came of it comes to `Inventory.recorded`."""
+    def record(self, vm_uuid: str, record: Record) -> None:
+        """Keep a record with its domain; what came of it comes to `Inventory.recorded`."""
 
 
 @dataclass(slots=True)
@@ -80,6 +95,10 @@ class _Entry:
     asked: bool = False
     observed_at: datetime | None = None
     recorded: Stay | None = None
+    history: Carried = field(default_factory=Carried)
+    """As it is kept with the domain, or soon will be."""
+    history_asked: str | None = None
+    """The residency whose beginning we have asked to be kept in it."""
     failure: HypervisorError | None = None
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
@@ -90,7 +109,8 @@ class Inventory:
     """The VMs of one host.
 
     ``clock`` gives seconds on a clock that nobody sets (`enabler.hypervisor.clock`); ``patience``
-    is how many of them a request waits for libvirt.
+    is how many of them a request waits for libvirt. With an ``archive`` each VM's history is kept
+    with its domain.
     """
 
     def __init__(
@@ -101,6 +121,7 @@ class Inventory:
         source: Source,
         clock: Callable[[], float],
         patience: float = PATIENCE,
+        archive: Archive | None = None,
     ) -> None:
         self.component_id = component_id
         self.machine = machine
@@ -109,6 +130,7 @@ class Inventory:
         self._clock = clock
         self._patience = patience
         self.feed = Feed()
+        self._archive = archive
         self._entries: dict[str, _Entry] = {}
         self._by_mark: dict[Mark, set[str]] = {}
         self.callers_version = 0
@@ -173,6 +195,8 @@ class Inventory:
     def event(self, event: Event) -> None:
         """Take in an event, and have libvirt asked what it leaves open."""
         entry = self._entry(event.vm_uuid)
+        if isinstance(event, Lifecycle) and event.kind is Kind.STOPPED:
+            self._keep_departure(event.vm_uuid, entry, event.at)
         self._set(event.vm_uuid, entry, residency.apply(entry.vm, event))
         self._ask(event.vm_uuid, entry)
 
@@ -196,6 +220,7 @@ class Inventory:
         elif vm.watched:
             self._later(WATCH_INTERVAL, vm_uuid)
         self._keep_record(entry, seen)
+        self._keep_history(entry, seen)
         self._wake(entry)
 
     def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
@@ -207,15 +232,18 @@ class Inventory:
         self._later(_RETRY_INTERVAL, vm_uuid)
         self._wake(entry)
 
-    def recorded(self, vm_uuid: str, stay: Stay, error: HypervisorError | None) -> None:
-        """What came of keeping a stay with its domain: a convenience that may fail; the ID does not
-        hang on it.
+    def recorded(self, vm_uuid: str, record: Record, error: HypervisorError | None) -> None:
+        """What came of keeping a record with its domain: it may fail, and is tried again when the
+        VM is next looked at. No residency hangs on it.
         """
-        if error is None:
-            return
-        log.info("VM %s: the stay could not be kept in the domain's metadata: %s", vm_uuid, error)
+        if error is not None:
+            log.info("VM %s: %s was not kept in its metadata: %s", vm_uuid, record.namespace, error)
         entry = self._entries.get(vm_uuid)
-        if entry is not None and entry.recorded == stay:
+        if entry is None:
+            return
+        if record.namespace == history.NAMESPACE:
+            entry.history_asked = None
+        elif error and entry.recorded and domains.record(entry.recorded) == record:
             entry.recorded = None
 
     def set_capacity(self, capacity: CapacityDocument) -> None:
@@ -292,6 +320,15 @@ class Inventory:
         if self.observed_at is None or entry.observed_at is None:
             return None
         return entry.answer, max(self.observed_at, entry.observed_at)
+
+    async def history(self, vm_uuid: str) -> tuple[Carried, Stay]:
+        """Return the history of a VM that lives here, and its present stay. Raises as `identity`
+        does.
+        """
+        await self.identity(vm_uuid)
+        entry = self._entries[vm_uuid]
+        assert entry.vm.stay is not None
+        return entry.history, entry.vm.stay
 
     async def change(
         self, vm_uuid: str, unlike: Callable[[str], bool], seconds: float
@@ -404,7 +441,36 @@ class Inventory:
         moving = entry.vm.migration is not residency.MigrationState.NONE
         if stay not in (seen.facts.recorded, entry.recorded) and not moving:
             entry.recorded = stay
-            self._source.record(seen.facts.uuid, stay)
+            self._source.record(seen.facts.uuid, domains.record(stay))
+
+    def _keep_history(self, entry: _Entry, seen: Observation) -> None:
+        stay = entry.vm.stay
+        if not entry.vm.resident or stay is None or not isinstance(seen, Seen):
+            return
+        kept = seen.facts.history
+        if self._archive is None or self._archive.has(kept, stay):
+            entry.history, entry.history_asked = kept, None
+            return
+        if entry.history_asked == stay.id:
+            return  # on its way
+        entry.history = kept
+        if entry.vm.migration is not residency.MigrationState.NONE:
+            return  # as with the record of the stay
+        with contextlib.suppress(SigningUnavailable):  # which was logged
+            entry.history = self._archive.arrival(kept, seen.facts.uuid, stay, datetime.now(UTC))
+            entry.history_asked = stay.id
+            record = domains.history_record(entry.history, domains.Keep.BOTH)
+            self._source.record(seen.facts.uuid, record)
+
+    def _keep_departure(self, vm_uuid: str, entry: _Entry, at: datetime) -> None:
+        """Keep the end of a stay, if the domain is still here: it was not moved, but stopped."""
+        stay, archive = entry.vm.stay, self._archive
+        if archive is None or stay is None or not entry.vm.resident:
+            return
+        if archive.has(entry.history, stay):
+            with contextlib.suppress(SigningUnavailable):
+                ended = archive.departure(entry.history, vm_uuid, stay, at, datetime.now(UTC))
+                self._source.record(vm_uuid, domains.history_record(ended, domains.Keep.CONFIG))
 
     def _fresh(self) -> bool:
         return self._confirmed_at is not None and self._clock() - self._confirmed_at <= MAX_AGE

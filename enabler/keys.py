@@ -9,6 +9,10 @@ A key is in ``jwks.json`` before anything is signed with it, so no crash loses t
 A key can also be given as a file (JWK, or PEM as ``openssl genpkey -algorithm ed25519`` makes it);
 ``jwks.json`` then collects the public halves just the same.
 
+A key speaks for one host. The service puts its host's component ID beside the public key, where who
+verifies finds it (``component_id``), and refuses a key that has another's: one that came with a
+copied disk, or was made when this machine was known as another.
+
 Whether the file is another than at the last signature is looked at each time (one stat(2)): a
 running service goes over to a new key with its next signature, and nobody need tell it.
 
@@ -63,6 +67,9 @@ class Keys:
     """The signing key in a folder, or ``given`` as a file. Nothing is read or made before it is
     needed. For one thread.
     """
+
+    component_id: str | None = None
+    """The host that speaks with it, once that is known."""
 
     def __init__(self, directory: Path, given: Path | None = None) -> None:
         self._directory = directory
@@ -129,8 +136,8 @@ class Keys:
             raise self._unreadable(error) from error
         if self._signer is None or mark != self._mark:
             signer = self._read(self._path)
+            self._settle(signer)
             if self._signer is None or self._signer.kid != signer.kid:
-                self._publish_given(signer)
                 log.info("the signing key is %s", signer.kid)
             self._signer, self._mark = signer, mark
         return self._signer
@@ -199,9 +206,17 @@ class Keys:
 
     # The public keys -----------------------------------------------------------------------------
 
-    def _publish_given(self, signer: _Signer) -> None:
-        """See that a key is published that somebody else put here."""
-        if any(key["kid"] == signer.kid for key in self._read_published()):
+    def _settle(self, signer: _Signer) -> None:
+        """See that a key is published, and that it is this host's."""
+        known = [key for key in self._read_published() if key["kid"] == signer.kid]
+        host = known[0].get("component_id") if known else None
+        if self.component_id is not None and host not in (None, self.component_id):
+            raise SigningUnavailable(
+                f"the signing key {self._path} is that of the host {host}, and this is "
+                f"{self.component_id}: a copied disk, or a machine that is known as another now; "
+                "give this one a key of its own with 'enabler keys rotate'"
+            )
+        if known and (self.component_id is None or host is not None):
             return
         try:
             with self._folder():
@@ -215,7 +230,8 @@ class Keys:
 
     def _publish(self, signer: _Signer) -> None:
         kept = [key for key in self._read_published() if key["kid"] != signer.kid]
-        _write(self._published, {"keys": [_public(signer), *kept]}, 0o644)
+        host = {} if self.component_id is None else {"component_id": self.component_id}
+        _write(self._published, {"keys": [_public(signer) | host, *kept]}, 0o644)
 
     def _read_published(self) -> list[dict[str, Any]]:
         try:

@@ -1,7 +1,8 @@
 """Addresses to listen on: what an admin writes, and the sockets made of it.
 
-``http://ADDRESS:PORT`` is a guest listener, ``unix:PATH`` an admin listener. An IPv6 link-local
-address needs its zone, as a URL has it (RFC 6874): ``http://[fe80::77:1%25enabler0]:8777``.
+``http://ADDRESS:PORT`` and ``vsock:PORT`` are guest listeners, ``unix:PATH`` an admin listener. An
+IPv6 link-local address needs its zone, as a URL has it (RFC 6874):
+``http://[fe80::77:1%25enabler0]:8777``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from enabler.errors import ConfigurationError, ListenError
 _HTTP = re.compile(
     r"http://(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%(?:25)?(?P<zone>[^\]]+))?\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})/?"
 )
+_VSOCK = re.compile(r"vsock:(?P<port>[0-9]{1,10})")
 _BACKLOG = 2048
 
 _KEEPALIVE = (
@@ -48,6 +50,16 @@ class HttpAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class VsockAddress:
+    """A guest listener over vsock (vsock(7)), for every guest of this host that has it."""
+
+    port: int
+
+    def __str__(self) -> str:
+        return f"vsock:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class UnixAddress:
     """An admin listener."""
 
@@ -57,7 +69,7 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = HttpAddress | UnixAddress
+Address = HttpAddress | VsockAddress | UnixAddress
 
 
 def parse(text: str) -> Address:
@@ -69,11 +81,13 @@ def parse(text: str) -> Address:
                 f"listen {text!r}: the path must be absolute, as in unix:/run/enabler/admin.sock"
             )
         return UnixAddress(path)
+    if text.startswith("vsock:"):
+        return _parse_vsock(text)
     match = _HTTP.fullmatch(text)
     if match is None:
         raise ConfigurationError(
-            f"listen {text!r} is no address to listen on; write http://ADDRESS:PORT for guests (an "
-            "IP address, an IPv6 one in brackets) or unix:/PATH for the admin"
+            f"listen {text!r} is no address to listen on; write http://ADDRESS:PORT (an IP "
+            "address, an IPv6 one in brackets) or vsock:PORT for guests, unix:/PATH for the admin"
         )
     try:
         host = ip_address(match["six"] or match["four"])
@@ -89,6 +103,17 @@ def parse(text: str) -> Address:
     return HttpAddress(str(host), port, match["zone"])
 
 
+def _parse_vsock(text: str) -> VsockAddress:
+    match = _VSOCK.fullmatch(text)
+    port = int(match["port"]) if match else 0
+    if not 0 < port < socket.VMADDR_PORT_ANY:
+        raise ConfigurationError(
+            f"listen {text!r} is no vsock port of 1 to {socket.VMADDR_PORT_ANY - 1}; "
+            "write vsock:8777"
+        )
+    return VsockAddress(port)
+
+
 def bind(address: Address, mode: int, group: str | None) -> socket.socket:
     """Return a listening socket.
 
@@ -96,7 +121,35 @@ def bind(address: Address, mode: int, group: str | None) -> socket.socket:
     """
     if isinstance(address, UnixAddress):
         return _bind_unix(address, mode, group)
+    if isinstance(address, VsockAddress):
+        return _bind_vsock(address)
     return _bind_tcp(address)
+
+
+def _bind_vsock(address: VsockAddress) -> socket.socket:
+    try:
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenError(
+            f"can't listen on {address}: this kernel has no vsock ({error.strerror}); load it: "
+            "modprobe vhost_vsock"
+        ) from error
+    try:
+        listener.bind((socket.VMADDR_CID_ANY, address.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = str(error.strerror or error)
+        if error.errno == errno.EADDRINUSE:
+            why = (
+                f"another program has vsock port {address.port}; find it with 'ss -lp --vsock', or "
+                "choose another --listen"
+            )
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            why = "this user may not use that port; take one above 1023, or start as root"
+        raise ListenError(f"can't listen on {address}: {why}") from error
+    listener.setblocking(False)
+    return listener
 
 
 def _bind_tcp(address: HttpAddress) -> socket.socket:

@@ -29,8 +29,10 @@ from enabler.callers.token import ByToken
 from enabler.callers.vsock import ByVsock
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
+from enabler.domains import Record
 from enabler.errors import HypervisorError, SigningUnavailable
-from enabler.events import Event, Observation, Stay
+from enabler.events import Event, Observation
+from enabler.history import Archive
 from enabler.hypervisor import Hypervisor, clock
 from enabler.identity import Identified, identify
 from enabler.inventory import Inventory
@@ -94,6 +96,8 @@ class Service:
             Runs.of_uri(settings.libvirt_uri),
         )
         self._keys = Keys(settings.keys_directory, settings.signing_key)
+        self._attestor: Attestor | None = None
+        self._archive: Archive | None = None
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
 
@@ -112,10 +116,18 @@ class Service:
                 interfaces = {
                     _key(address): await neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
+                    if isinstance(address, listen.HttpAddress)
                 }
+                assert self._attestor is not None
+                assert self._archive is not None
                 door = Door(self._settings.limits, interfaces)
                 everything = State(
-                    inventory, callers, door, self._host_document, self._attestor(inventory)
+                    inventory,
+                    callers,
+                    door,
+                    self._host_document,
+                    self._attestor,
+                    self._archive,
                 )
                 guests_app = guest.app(everything, self._settings.allowed_hosts)
                 servers = [
@@ -145,10 +157,10 @@ class Service:
     def _bind(
         self, stack: contextlib.ExitStack
     ) -> tuple[
-        list[tuple[listen.HttpAddress, socket.socket]],
+        list[tuple[listen.HttpAddress | listen.VsockAddress, socket.socket]],
         list[tuple[listen.UnixAddress, socket.socket]],
     ]:
-        guests: list[tuple[listen.HttpAddress, socket.socket]] = []
+        guests: list[tuple[listen.HttpAddress | listen.VsockAddress, socket.socket]] = []
         admins: list[tuple[listen.UnixAddress, socket.socket]] = []
         mode = int(self._settings.admin_mode, 8)
         for address in self._settings.addresses:
@@ -181,12 +193,16 @@ class Service:
             stopped.cancel()
         self._identified = establish(self._settings, host)
         machine = self._identified.machine
+        document = machine_document(self._identified)
+        self._attestor = self._make_attestor(machine.component_id)
+        self._archive = Archive(machine.component_id, document.model_dump(), self._attestor.sign)
         inventory = Inventory(
             machine.component_id,
-            machine_document(self._identified),
+            document,
             capacity_document(host),
             self._hypervisor,
             clock,
+            archive=self._archive,
         )
         self._inventory = inventory
         inventory.connected(running)
@@ -196,14 +212,14 @@ class Service:
         gc.freeze()
         return inventory
 
-    def _attestor(self, inventory: Inventory) -> Attestor:
-        try:
-            self._keys.kid()
-        except SigningUnavailable as error:
-            # Identity needs no key. Attestations are refused, with this reason, until there is one.
-            log.error("nothing can be attested: %s", error)
+    def _make_attestor(self, component_id: str) -> Attestor:
+        self._keys.component_id = component_id
         good_for = timedelta(days=self._settings.attestation_days)
-        return Attestor(self._keys, inventory.component_id, good_for)
+        attestor = Attestor(self._keys, component_id, good_for)
+        # Identity needs no key: without one, attestations are refused until there is, and no more.
+        with contextlib.suppress(SigningUnavailable):
+            attestor.public_keys()
+        return attestor
 
     async def _serve(
         self, servers: list[_Server], sockets: list[list[socket.socket]], stop: asyncio.Event
@@ -290,10 +306,10 @@ class Service:
         if self._inventory is not None:
             self._inventory.unanswered(vm_uuid, error)
 
-    def recorded(self, vm_uuid: str, stay: Stay, error: HypervisorError | None) -> None:
+    def recorded(self, vm_uuid: str, record: Record, error: HypervisorError | None) -> None:
         """Take in what came of a record."""
         if self._inventory is not None:
-            self._inventory.recorded(vm_uuid, stay, error)
+            self._inventory.recorded(vm_uuid, record, error)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from guest_client import config
 from guest_client.errors import UsageError
 from guest_client.values import parse_command, parse_path, parse_seconds
+
+_NONCE = re.compile(r"[A-Za-z0-9_.~+/=-]{16,256}")
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 
@@ -81,6 +84,19 @@ def _add_outputs(group: Any) -> None:
         metavar="FILE",
         help="put an output that is not published there (of modules, into a folder) instead of"
         " discarding it",
+    )
+    add(
+        "--attest",
+        action="store_true",
+        help="have the host sign both reads, bound to the output: an auditor can then check the"
+        " report with `guest-client verify`",
+    )
+    add(
+        "--attest-nonce",
+        metavar="NONCE",
+        type=checked(parse_nonce),
+        help="the auditor's nonce for the first of them, by which this scan is told from an older"
+        " one (16 to 256 letters and digits; default: random)",
     )
 
 
@@ -174,6 +190,12 @@ def check_scan(options: argparse.Namespace) -> bool:
         raise UsageError("--signal-pid needs --signal-if-migrated, which says the signal")
     if options.notify_program is not None and not options.notify_if_migrated:
         raise UsageError("--notify-program needs --notify-if-migrated, which says when")
+    if options.attest_nonce is not None and not options.attest:
+        raise UsageError("--attest-nonce needs --attest, which asks for attestations")
+    if options.attest and options.report is None:
+        raise UsageError("attestations go into the report; name it with --report FILE")
+    if options.attest and modular:
+        raise UsageError("--attest covers the output of one command; put it after --")
     return modular
 
 
@@ -206,6 +228,13 @@ def _pid(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 22):
         raise ValueError(f"{text!r} is no process number")
     return int(text)
+
+
+def parse_nonce(text: str) -> str:
+    """Read a nonce, as the contract has it."""
+    if not _NONCE.fullmatch(text):
+        raise ValueError("should be 16 to 256 letters and digits, and of -_.~+/= as well")
+    return text
 
 
 def _signal(text: str) -> Any:

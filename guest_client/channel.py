@@ -8,7 +8,9 @@ What each answer means
     no connection, a lost one, no answer in time      asked again, on a new connection
     429, 5xx (the VM is just being switched over,     asked again, not sooner than ``Retry-After``
     the hypervisor can't be asked, ...)
-    401, 403 with a problem document (RFC 9457)       refused: we are no VM of that host. Final
+    401, 403 with a problem document (RFC 9457)       refused: we are no VM of that host, or our
+                                                      token is not ours. Final
+    a certificate that does not prove an enabler      not an enabler. Final
     a redirect, another status, no JSON, no length,   not an enabler's answer: asking again would
     too long, not the contract's schema; also a bare  make it no truer. Final
     403, as a proxy or a packet filter gives
@@ -30,10 +32,10 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
@@ -41,12 +43,16 @@ from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import LOST, TIMEOUT, Answer, DeadlineTransport, Interrupter
+from guest_client.transport import LOST, TIMEOUT, Answer, DeadlineTransport, Hopeless, Interrupter
+
+if TYPE_CHECKING:
+    from guest_client.attest import Challenge
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
 LARGEST_ANSWER = 64 * 1024
 """Bytes; an identity document has about one thousand."""
+LARGEST_HISTORY = 256 * 1024
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 2.0
 """Seconds between two tries, before jitter."""
@@ -60,6 +66,9 @@ PATIENCE = 2.0
 LONGEST_PATIENCE = 8.0
 """Seconds for one reply within a try, twice as long after each timeout: a blackout costs one short
 try, and a host that is merely slow is answered in the end."""
+
+_Taken = TypeVar("_Taken")
+_Taken_co = TypeVar("_Taken_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,10 @@ class Read:
     identity: Identity | None
     error: Unverified | None
     failures: tuple[FailedTry, ...]
+    attestation: str | None = None
+    """The attestation that the identity was read from, if one was asked for."""
+    via: str | None = None
+    """Where the enabler was reached; None if it was not."""
     etag: str | None = None
     """The ETag of the answer, for :meth:`Channel.hold`."""
 
@@ -100,7 +113,9 @@ class Read:
         return {
             "started": self.started,
             "finished": self.finished,
+            "via": self.via,
             "identity": None if self.identity is None else self.identity.as_dict(),
+            "attestation": self.attestation,
             "error": None if self.error is None else reason_and_message(self.error),
             "failed_tries": [{"at": failure.at, "what": failure.what} for failure in self.failures],
         }
@@ -126,6 +141,24 @@ class _TryAgain(Exception):
         super().__init__(what)
         self.not_before = not_before
         self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[_Taken_co]):
+    """A request, and how its answer is read."""
+
+    path: str
+    kind: str
+    """The media type of its answer."""
+    take: Callable[[bytes], _Taken_co]
+    body: bytes | None = None
+    """What is posted; None: it is a GET."""
+    largest: int = LARGEST_ANSWER
+
+    def headers(self) -> dict[str, str]:
+        """Give the request's own headers."""
+        accept = {"Accept": f"{self.kind}, {_PROBLEM}"}
+        return accept if self.body is None else accept | {"Content-Type": _JSON}
 
 
 class Channel:
@@ -154,6 +187,7 @@ class Channel:
         self._jitter = jitter
         self._now = now
         self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
+        self._etag: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -170,9 +204,50 @@ class Channel:
         """Close the connection, if one is kept."""
         self._transport.close()
 
-    def read(self, deadline: float = DEFAULT_DEADLINE) -> Read:
-        """Read the identity within ``deadline`` seconds. What goes wrong is told in the result."""
+    def read(self, deadline: float = DEFAULT_DEADLINE, challenge: Challenge | None = None) -> Read:
+        """Read the identity within ``deadline`` seconds. What goes wrong is told in the result.
+
+        With a ``challenge`` it is read out of an attestation, bound to that.
+        """
         started = rfc3339(self._now())
+        if challenge is None:
+            identity, error, failures = self._put(_BARE, deadline)
+            finished = rfc3339(self._now())
+            etag = None if identity is None else self._etag
+            return Read(started, finished, identity, error, failures, via=self._via, etag=etag)
+        from guest_client import attest
+
+        question = _Question(
+            attest.PATH,
+            attest.MEDIA_TYPE,
+            lambda raw: attest.take(raw, challenge),
+            challenge.body(),
+        )
+        found, error, failures = self._put(question, deadline)
+        finished = rfc3339(self._now())
+        if found is None:
+            return Read(started, finished, None, error, failures, via=self._via)
+        return Read(started, finished, found.identity, None, failures, found.token, self._via)
+
+    @property
+    def _via(self) -> str | None:
+        return None if self._transport.used is None else str(self._transport.used)
+
+    def history(self, deadline: float = DEFAULT_DEADLINE) -> object:
+        """Read where this VM has been, as the contract has it, unverified.
+
+        Raises :class:`Unverified`, if there is no answer that can be trusted to be an enabler's.
+        """
+        question = _Question(_HISTORY, _JSON, _any_json, largest=LARGEST_HISTORY)
+        found, error, _ = self._put(question, deadline)
+        if error is not None:
+            raise error
+        return found
+
+    def _put(
+        self, question: _Question[_Taken], deadline: float
+    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...]]:
+        """Ask until there is an answer; gives it, or the error there is instead."""
         end = self._clock() + deadline
         failures: list[FailedTry] = []
         timeouts = 0
@@ -181,9 +256,9 @@ class Channel:
             dials = self._transport.dials
             patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
             try:
-                identity, etag = self._ask(end, patience)
+                taken = self._ask(question, end, patience)
             except Unverified as error:
-                return Read(started, rfc3339(self._now()), None, error, tuple(failures))
+                return None, error, tuple(failures)
             except _TryAgain as failure:
                 self._transport.forget_connection()
                 failures.append(FailedTry(rfc3339(self._now()), str(failure)))
@@ -193,8 +268,7 @@ class Channel:
                 timeouts += failure.timed_out
                 not_before = failure.not_before
             else:
-                finished = rfc3339(self._now())
-                return Read(started, finished, identity, None, tuple(failures), etag)
+                return taken, None, tuple(failures)
             left = end - self._clock()
             if left > SHORTEST_TRY and not (reused and not not_before):
                 pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
@@ -203,8 +277,7 @@ class Channel:
                 wait = min(wait * 2, LONGEST_WAIT)
                 left = end - self._clock()
             if left <= SHORTEST_TRY:
-                silence = self._no_answer(deadline, failures)
-                return Read(started, rfc3339(self._now()), None, silence, tuple(failures))
+                return None, self._no_answer(deadline, failures), tuple(failures)
 
     def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
         tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"
@@ -212,6 +285,22 @@ class Channel:
             f"no enabler answered at {self.endpoint} within {deadline:g} s"
             f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
         )
+
+    def _ask(self, question: _Question[_Taken], end: float, patience: float) -> _Taken:
+        """Ask once; raises :class:`_TryAgain`, or an error that is final."""
+        self._transport.deadline = min(end, self._clock() + 2 * patience)
+        try:
+            with self._transport.request(
+                question.path, question.headers(), _timeouts(patience), question.body
+            ) as answer:
+                taken = question.take(self._understand(answer, question))
+                self._etag = answer.headers.get("etag")
+                return taken
+        except Hopeless as failure:
+            raise failure.error from failure
+        except LOST as error:
+            timed_out = isinstance(error, TIMEOUT)
+            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
 
     def hold(self, etag: str, seconds: float) -> Held | Read:
         """Wait up to ``seconds`` for the enabler to tell something else than it told with ``etag``.
@@ -224,32 +313,24 @@ class Channel:
         wait = max(1, int(seconds))
         timeouts = _timeouts(PATIENCE) | {"read": wait + HOLD_MARGIN}
         self._transport.deadline = self._clock() + wait + HOLD_MARGIN
-        wish = _ACCEPT | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
+        wish = _BARE.headers() | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
         try:
-            with self._transport.get("/v1/identity", wish, timeouts) as answer:
+            with self._transport.request(_BARE.path, wish, timeouts) as answer:
                 if answer.status == 304:
                     return Held.UNCHANGED
                 if answer.status != 200:
                     return Held.REFUSED
-                identity, found = self._understand(answer), answer.headers.get("etag")
-                return Read(started, rfc3339(self._now()), identity, None, (), found)
-        except Unverified:
+                identity = _BARE.take(self._understand(answer, _BARE))
+                found = answer.headers.get("etag")
+            read = Read(started, rfc3339(self._now()), identity, None, ())
+            return replace(read, via=self._via, etag=found)
+        except (Unverified, Hopeless):
             return Held.REFUSED
         except LOST:
             self._transport.forget_connection()
             return Held.BROKEN
 
-    def _ask(self, end: float, patience: float) -> tuple[Identity, str | None]:
-        """Ask once; raises :class:`_TryAgain`, or an error that is final."""
-        self._transport.deadline = min(end, self._clock() + 2 * patience)
-        try:
-            with self._transport.get("/v1/identity", _ACCEPT, _timeouts(patience)) as answer:
-                return self._understand(answer), answer.headers.get("etag")
-        except LOST as error:
-            timed_out = isinstance(error, TIMEOUT)
-            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
-
-    def _understand(self, answer: Answer) -> Identity:
+    def _understand(self, answer: Answer, question: _Question[Any]) -> bytes:
         status = answer.status
         if 300 <= status < 400:
             target = printable(answer.headers.get("location", "nowhere"), 100)
@@ -258,20 +339,28 @@ class Channel:
             after = _seconds(answer.headers.get("retry-after", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if status in (401, 403) and kind == "application/problem+json":
+        if status in (401, 403) and kind == _PROBLEM:
             raise Refused(
-                f"the enabler at {self.endpoint} refuses to tell us who we are"
+                f"the enabler at {self._transport.used} refuses to tell us who we are"
                 f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
                 " check on the host with `enabler vms` and `enabler doctor`"
+            )
+        if status == 404 and question.path != "/v1/identity":
+            raise UntrustedAnswer(
+                f"the enabler at {self.endpoint} has no {question.path}: it is older than this"
+                " client; update it"
             )
         if status != 200:
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
             )
-        if kind != "application/json":
-            shown = printable(kind, 60) or "no type"
+        if kind != question.kind:
+            shown, wanted = (
+                printable(kind, 60) or "no type",
+                "JSON" if question.kind == _JSON else "an attestation",
+            )
             raise UntrustedAnswer(
-                f"{self.endpoint} answers with {shown}, not JSON, which {_NO_ENABLER}"
+                f"{self.endpoint} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
             )
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise UntrustedAnswer(
@@ -282,14 +371,14 @@ class Channel:
                 f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
                 f" which {_NO_ENABLER}"
             )
-        return parse_identity(self._body(answer))
+        return self._body(answer, question.largest)
 
-    def _body(self, answer: Answer) -> bytes:
+    def _body(self, answer: Answer, largest: int = LARGEST_ANSWER) -> bytes:
         body = bytearray()
         for piece in answer.body:
             body += piece
-            if len(body) > LARGEST_ANSWER:
-                limit = size_in_words(LARGEST_ANSWER)
+            if len(body) > largest:
+                limit = size_in_words(largest)
                 raise UntrustedAnswer(
                     f"{self.endpoint} answers with more than {limit}, which {_NO_ENABLER}"
                 )
@@ -310,8 +399,21 @@ class Channel:
         return printable(": ".join(words))
 
 
-_ACCEPT = {"Accept": "application/json, application/problem+json"}
+def _any_json(raw: bytes) -> object:
+    try:
+        document: object = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UntrustedAnswer(f"what was answered is not JSON, which {_NO_ENABLER}") from error
+    return document
+
+
+_HISTORY = "/v1/identity/history"
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
 _NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
+
+
+_BARE = _Question("/v1/identity", _JSON, parse_identity)
 
 
 def _timeouts(patience: float) -> dict[str, float]:

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 from guest_client import config
 from guest_client.arguments import add_plans, add_scan, check_scan, checked, file_name
 from guest_client.console import say
-from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, LINK_LOCAL, VSOCK, parse_endpoint
 from guest_client.errors import GuestClientError, Interrupted, OutputWriteError, UsageError
-from guest_client.values import parse_seconds
+from guest_client.token import DEFAULT_TOKEN_FILE
+from guest_client.values import parse_path, parse_seconds
 
 EXIT_CODES = """\
 exit codes:
@@ -120,7 +121,21 @@ def _add_command(commands: Any, name: str, summary: str, **more: Any) -> argpars
         "--enabler",
         metavar="URL",
         type=checked(parse_endpoint),
-        help=f"where the enabler listens (default: {DEFAULT_ENABLER})",
+        help=f"where the enabler listens (default: {DEFAULT_ENABLER}: {VSOCK} where this VM has"
+        f" vsock, else {LINK_LOCAL})",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=checked(parse_path),
+        help="the token that the enabler knows this VM by, in a file for its owner alone (default:"
+        f" {DEFAULT_TOKEN_FILE}, if there is one)",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        type=checked(parse_path),
+        help="whose certificates prove an https:// enabler (default: what the system trusts)",
     )
     parser.add_argument(
         "--deadline",
@@ -180,6 +195,18 @@ def _add_plans(commands: Any) -> None:
     add_plans(commands).set_defaults(run=_plans)
 
 
+def _add_verify(commands: Any) -> None:
+    from guest_client.verify.arguments import add_verify
+
+    add_verify(commands).set_defaults(run=_verify)
+
+
+def _add_history(commands: Any) -> None:
+    from guest_client.verify.arguments import add_history
+
+    add_history(commands, _add_command).set_defaults(run=_history)
+
+
 def _add_agent(commands: Any) -> None:
     from guest_client.agent.arguments import add_agent_commands
 
@@ -191,6 +218,8 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "watch": _add_watch,
     "scan": _add_scan,
     "plans": _add_plans,
+    "verify": _add_verify,
+    "history": _add_history,
     "doctor": _add_doctor,
     "agent": _add_agent,
     "agent-id": _add_agent,
@@ -229,6 +258,21 @@ def _plans(options: argparse.Namespace) -> int:
     from guest_client.plan_list import print_plans
 
     return print_plans(options.plan, as_json=options.json)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from guest_client.verify.commands import verify_report
+
+    return verify_report(options)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from guest_client.verify.arguments import check_history
+
+    check_history(options)
+    from guest_client.verify.commands import history
+
+    return history(options, lambda: _settings(options))
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:

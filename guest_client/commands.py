@@ -79,7 +79,7 @@ def doctor(settings: Callable[[], Settings], *, as_json: bool) -> int:
     return exit_code(findings)
 
 
-def open_channel(settings: Settings, verbose: bool) -> Channel:
+def open_channel(settings: Settings, verbose: bool = False) -> Channel:
     """Open the way to the enabler; failed tries are told, in full if ``verbose``."""
     return Channel(settings.enabler, on_failure=_failure_teller(settings, verbose))
 

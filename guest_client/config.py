@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guest_client.endpoint import DEFAULT_ENABLER, DEFAULT_ENDPOINT, Endpoint, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import ConfigurationError
+from guest_client.token import DEFAULT_TOKEN_FILE, TokenFile
 from guest_client.values import parse_command, parse_path, parse_seconds, parse_text
 
 if TYPE_CHECKING:
@@ -67,8 +68,20 @@ KEYS: tuple[Key, ...] = (
         "enabler",
         _endpoint,
         DEFAULT_ENABLER,
-        "Where the enabler listens: http://ADDRESS:PORT, http://[fe80::77:1%25INTERFACE]:PORT"
-        " or unix:/PATH",
+        "Where the enabler listens: auto (vsock, else the link-local address), vsock://CID:PORT,"
+        " http://ADDRESS:PORT (https: for TLS), http://[fe80::77:1%25INTERFACE]:PORT or unix:/PATH",
+    ),
+    Key(
+        "token_file",
+        parse_path,
+        f"{DEFAULT_TOKEN_FILE}, if there is one",
+        "The file, for its owner alone, with the token that the enabler knows this VM by",
+    ),
+    Key(
+        "ca_file",
+        parse_path,
+        "what the system trusts",
+        "Whose certificates (PEM) prove an https:// enabler",
     ),
     Key(
         "deadline",
@@ -121,7 +134,9 @@ KEYS: tuple[Key, ...] = (
 class Settings:
     """What is in force. ``sources`` says for each key that is not at its default who set it."""
 
-    enabler: Endpoint = DEFAULT_ENDPOINT
+    enabler: Endpoint = field(default_factory=lambda: parse_endpoint(DEFAULT_ENABLER))
+    token_file: Path | None = None
+    ca_file: Path | None = None
     deadline: float = DEFAULT_DEADLINE
     state_dir: Path = DEFAULT_STATE_DIR
     notify_program: tuple[str, ...] | None = None
@@ -166,7 +181,13 @@ def load(
             values[name] = value
             sources[name] = "the command line"
     read = (path or CONFIG_FILE) if found is not None else None
-    return Settings(**values, file=read, sources=sources)
+    settings = Settings(**values, file=read, sources=sources)
+    return replace(settings, enabler=_with_credentials(settings))
+
+
+def _with_credentials(settings: Settings) -> Endpoint:
+    token = TokenFile(settings.token_file or DEFAULT_TOKEN_FILE, settings.token_file is not None)
+    return replace(settings.enabler, token_file=token, ca_file=settings.ca_file)
 
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any] | None:

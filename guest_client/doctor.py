@@ -6,6 +6,7 @@ pointless: they are left out, so that the first failure is the one to mend.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
@@ -21,8 +22,9 @@ from typing import Any
 
 from guest_client.channel import Channel
 from guest_client.config import CONFIG_FILE, KEYS, Settings
-from guest_client.endpoint import Endpoint, Kind
-from guest_client.errors import ConfigurationError, ScannerError
+from guest_client.discovery import candidates, own_cid
+from guest_client.endpoint import VSOCK, Endpoint, Kind
+from guest_client.errors import ConfigurationError, ScannerError, TokenUnusable
 from guest_client.guard import describe_machine
 from guest_client.identity import Identity
 from guest_client.process import find_program
@@ -77,8 +79,18 @@ def examine(settings: Callable[[], Settings]) -> list[Finding]:
     findings += [_configuration(loaded), _spool_folder(), _state_dir(loaded.state_dir)]
     if loaded.notify_program is not None:
         findings.append(_notify_program(loaded.notify_program))
+    token = _token(loaded.enabler)
+    findings.append(token)
+    if token.status is Status.FAILED:
+        return findings
+    *by_vsock, endpoint = candidates(loaded.enabler)
+    for first in by_vsock:
+        if _connection(first).status is Status.OK:
+            endpoint = first
+    if loaded.enabler.kind is Kind.AUTO:
+        findings.append(_discovery(endpoint))
     for check in (_way_to, _connection):
-        finding = check(loaded.enabler)
+        finding = check(endpoint)
         findings.append(finding)
         if finding.status is Status.FAILED:
             return findings
@@ -150,8 +162,52 @@ def _notify_program(command: tuple[str, ...]) -> Finding:
         return Finding("notify program", Status.FAILED, str(error), mend, code)
 
 
+def _token(endpoint: Endpoint) -> Finding:
+    check = "token"
+    try:
+        token = endpoint.token_file and endpoint.token_file.read()
+    except TokenUnusable as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding(check, Status.FAILED, found, mend, error.exit_code)
+    if not token or endpoint.token_file is None:
+        return Finding(check, Status.OK, "none, which is fine where vsock or the address is enough")
+    found = f"{endpoint.token_file.path}, for its owner alone"
+    if endpoint.kind is Kind.TCP and not endpoint.tls and not _is_local(endpoint.host):
+        note = f"{found}; on its way to {endpoint} it can be read"
+        return Finding(check, Status.WARNING, note, "use an https:// address, or a link-local one")
+    return Finding(check, Status.OK, found)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_link_local or address.is_loopback
+
+
+def _discovery(chosen: Endpoint) -> Finding:
+    cid = own_cid()
+    if cid is None:
+        found = f"this VM has none, so {chosen} is asked"
+    elif chosen.kind is Kind.VSOCK:
+        found = f"this VM's CID is {cid}, and the host answers at {chosen}"
+    else:
+        found = f"this VM's CID is {cid}; nobody answers at {VSOCK}, so {chosen} is asked"
+    return Finding("vsock", Status.OK, found)
+
+
 def _way_to(endpoint: Endpoint) -> Finding:
     check = "way to enabler"
+    if endpoint.kind is Kind.VSOCK:
+        cid = own_cid()
+        if cid is None:
+            mend = (
+                "on the host, give this VM one (virsh attach-device VM vsock.xml, with <vsock"
+                " model='virtio'><cid auto='yes'/></vsock>); here, load vmw_vsock_virtio_transport"
+            )
+            return Finding(check, Status.WARNING, f"{endpoint}: this VM has no vsock", mend)
+        return Finding(check, Status.OK, f"{endpoint} is reached by vsock from our CID {cid}")
     if endpoint.kind is Kind.UNIX:
         try:
             mode = Path(endpoint.path).stat().st_mode

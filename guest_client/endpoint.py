@@ -1,28 +1,40 @@
-"""Where an enabler is listened to, as it is written down: ``http://…`` or ``unix:…``. Pure.
+"""Where an enabler is listened to, as it is written down: ``http://…`` or ``vsock://…``, say. Pure.
 
+    auto                                  vsock where this VM has it, else the link-local address
+    vsock://2:8777                        vsock; the host is CID 2 (vsock(7))
     http://169.254.77.1:8777              IPv4, or a name
     http://[fe80::77:1%25eth0]:8777       IPv6; a link-local address needs its interface after %25
                                           (RFC 6874; a bare % is understood as well)
+    https://enabler.example.org:8777      the same over TLS
     unix:/run/enabler/guest.sock          a Unix socket; unix:///run/… is the same
 
-A further way to reach one (vsock) is a further :class:`Kind` here and a further way to dial in
+A further way to reach one is a further :class:`Kind` here and a further way to dial in
 ``transport.py``; nothing else knows the difference.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
-DEFAULT_ENABLER = "http://169.254.77.1:8777"
+from guest_client.token import TokenFile
+
+DEFAULT_ENABLER = "auto"
+LINK_LOCAL = "http://169.254.77.1:8777"
+"""The same on every host (the enabler's default)."""
+VSOCK = "vsock://2:8777"
 
 _FORMS = (
-    "write it as http://ADDRESS:PORT, http://[fe80::77:1%25INTERFACE]:PORT or unix:/PATH"
-    f" (the default is {DEFAULT_ENABLER})"
+    "write it as http://ADDRESS:PORT (https:// for TLS), http://[fe80::77:1%25INTERFACE]:PORT,"
+    f" vsock://CID:PORT or unix:/PATH (the default is {DEFAULT_ENABLER}: {VSOCK} where this VM has"
+    f" vsock, else {LINK_LOCAL})"
 )
+_VSOCK = re.compile(r"vsock://(?P<cid>\d{1,10}):(?P<port>\d{1,10})/?", re.ASCII)
+_VSOCK_ANY = 0xFFFFFFFF
 _HTTP = re.compile(
-    r"http://(?:\[(?P<six>[^\]/]*)\]|(?P<host>[^:/\[\]@?#]*))(?::(?P<port>\d*))?(?P<rest>.*)"
+    r"http(?P<tls>s?)://(?:\[(?P<six>[^\]/]*)\]|(?P<host>[^:/\[\]@?#]*))(?::(?P<port>\d*))?(?P<rest>.*)"
 )
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}\Z")
 _UNIX_PATH_LIMIT = 107
@@ -32,18 +44,28 @@ _UNIX_PATH_LIMIT = 107
 class Kind(StrEnum):
     """The ways to reach an enabler."""
 
+    AUTO = "auto"
+    VSOCK = "vsock"
     TCP = "http"
     UNIX = "unix"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One enabler's address. ``host`` has the IPv6 zone, ``authority`` never has."""
+    """One enabler's address. ``host`` has the IPv6 zone, HTTP's own never has.
+
+    What it is trusted by, and what it is shown, is at hand but no part of where it is.
+    """
 
     kind: Kind
     host: str = ""
+    """An address or a name; of a vsock, the CID."""
     port: int = 0
     path: str = ""
+    tls: bool = False
+    ca_file: Path | None = field(default=None, compare=False)
+    """Whose certificates TLS trusts; None: what the system trusts."""
+    token_file: TokenFile | None = field(default=None, compare=False)
 
     @property
     def interface(self) -> str | None:
@@ -53,34 +75,45 @@ class Endpoint:
     @property
     def base_url(self) -> str:
         """The origin for HTTP itself: without the zone, which means nothing to the other side."""
-        if self.kind is Kind.UNIX:
-            return "http://localhost"
-        host = self.host.partition("%")[0]
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        match self.kind:
+            case Kind.AUTO:  # what vsock has is its own affair
+                return LINK_LOCAL
+            case Kind.UNIX | Kind.VSOCK:
+                return "http://localhost"
+            case Kind.TCP:
+                return self._url(self.host.partition("%")[0])
 
     @property
     def authority(self) -> str:
         """What HTTP's ``Host`` header says: address and port."""
-        return self.base_url.removeprefix("http://")
+        return self.base_url.partition("://")[2]
 
     def __str__(self) -> str:
-        if self.kind is Kind.UNIX:
-            return f"unix:{self.path}"
-        if ":" in self.host:
-            return f"http://[{self.host.replace('%', '%25')}]:{self.port}"
-        return f"http://{self.host}:{self.port}"
+        match self.kind:
+            case Kind.AUTO:
+                return "auto"
+            case Kind.UNIX:
+                return f"unix:{self.path}"
+            case Kind.VSOCK:
+                return f"vsock://{self.host}:{self.port}"
+            case Kind.TCP:
+                return self._url(self.host.replace("%", "%25"))
 
-
-DEFAULT_ENDPOINT = Endpoint(Kind.TCP, "169.254.77.1", 8777)
-""":data:`DEFAULT_ENABLER`, read."""
+    def _url(self, host: str) -> str:
+        scheme = "https" if self.tls else "http"
+        return (
+            f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        )
 
 
 def parse_endpoint(text: str) -> Endpoint:
     """Read an address; raises ``ValueError`` saying what is wrong and how to write it."""
     if text.startswith("unix:"):
         return _unix(text)
-    if text.startswith("https://"):
-        raise ValueError(f"{text!r}: the enabler's guest listener speaks plain HTTP; {_FORMS}")
+    if text == DEFAULT_ENABLER:
+        return Endpoint(Kind.AUTO)
+    if text.startswith("vsock:"):
+        return _vsock(text)
     match = _HTTP.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no address of an enabler; {_FORMS}")
@@ -92,7 +125,17 @@ def parse_endpoint(text: str) -> Endpoint:
     port = int(match["port"]) if len(match["port"]) <= 5 else 0
     if not 0 < port < 65536:
         raise ValueError(f"{text!r}: a port is 1 to 65535; {_FORMS}")
-    return Endpoint(Kind.TCP, host=host, port=port)
+    return Endpoint(Kind.TCP, host=host, port=port, tls=bool(match["tls"]))
+
+
+def _vsock(text: str) -> Endpoint:
+    match = _VSOCK.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no vsock address, such as {VSOCK}; {_FORMS}")
+    cid, port = int(match["cid"]), int(match["port"])
+    if not (0 < cid < _VSOCK_ANY and 0 < port < _VSOCK_ANY):
+        raise ValueError(f"{text!r}: a CID and a vsock port are 1 to {_VSOCK_ANY - 1}; {_FORMS}")
+    return Endpoint(Kind.VSOCK, host=str(cid), port=port)
 
 
 def _unix(text: str) -> Endpoint:

@@ -3,10 +3,13 @@
     GuestClientError
     ├── UsageError               exit 64   the command line is wrong
     ├── ConfigurationError       exit 78   a file, variable or value of the configuration is wrong
+    ├── AuditMissing             exit 78   what verifies signatures is not installed
+    ├── InputError               exit 66   a file that was named can't be read
     ├── Unverified               exit 69   no answer that can be trusted
     │   ├── NoAnswer             exit 69   nobody answered within the deadline
     │   ├── UntrustedAnswer      exit 69   something answered, and it is not what an enabler says
     │   │   └── IdentityInvalid  exit 69   the identity document breaks the contract
+    │   ├── TokenUnusable        exit 78   our own token can't be read, or others may read it
     │   └── Refused              exit 77   the enabler says that we are no VM of its host
     ├── InconsistentScan         exit 75   the machine changed inside the scan
     ├── OutputError              exit 73   an output can't be created
@@ -52,6 +55,18 @@ class ConfigurationError(GuestClientError):
     exit_code = 78  # EX_CONFIG
 
 
+class AuditMissing(GuestClientError):
+    """What verifies signatures is not installed: the extra ``audit``."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class InputError(GuestClientError):
+    """A file that was named on the command line can't be read."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
 class Unverified(GuestClientError):
     """No answer that can be trusted; ``reason`` is the short word that verdicts and reports use."""
 
@@ -95,6 +110,13 @@ class Refused(Unverified):
 
     exit_code = 77  # EX_NOPERM
     reason = "refused"
+
+
+class TokenUnusable(Unverified):
+    """The file of our own token can't be used, so the enabler was not asked."""
+
+    exit_code = 78  # EX_CONFIG
+    reason = "token"
 
 
 class InconsistentScan(GuestClientError):

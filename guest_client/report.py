@@ -10,9 +10,10 @@ Members (additive; ``report_version`` counts incompatible changes):
     started, finished
     verdict           the last attempt's: {"outcome", "reason", "changes", "sentence",
                       "migration_in_progress"}; null if there was none to be given
-    before, after     the last attempt's two reads: {"started", "finished", "identity" (the whole
-                      document, or null), "error" ({"reason", "message"} or null), "failed_tries"
-                      ([{"at", "what"}])}; null for one that was not made
+    before, after     the last attempt's two reads: {"started", "finished", "via" (where the enabler
+                      was reached, or null), "identity" (the whole document, or null), "attestation"
+                      (what it was read from, or null), "error" ({"reason", "message"} or null),
+                      "failed_tries" ([{"at", "what"}])}; null for one that was not made
     exit_code         what the client ended with
     error             the one line that it ended with, null if it did not fail
     interrupted_by    the signal that ended it ("SIGINT"), or null
@@ -25,6 +26,7 @@ Members (additive; ``report_version`` counts incompatible changes):
 and of a scan that is one command (of one that has modules, see ``set_report.py``):
 
     command           the scanner and its arguments
+    attestation       {"seal_version"} if reads were attested (see ``attest.py``), else null
     attempts          one for each time that the scan was begun, in order: {"number", "before",
                       "after", "waited_for_migration" (seconds), "scanner" ({"started", "finished",
                       "exit_code", "signal"} or null), "output" ({"sha256", "bytes"} or null),
@@ -39,6 +41,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from guest_client.attest import SEAL_VERSION
 from guest_client.channel import Read
 from guest_client.guard import Verdict
 from guest_client.output import Destination, Digest
@@ -155,6 +158,7 @@ class ScanReport(Report):
     """The report of a scan that is one command."""
 
     command: Sequence[str]
+    attested: bool = False
     attempts: list[Attempt] = field(default_factory=list)
 
     def last(self) -> Attempt:
@@ -165,7 +169,17 @@ class ScanReport(Report):
         """Give the command and its attempts."""
         return {
             "command": list(self.command),
+            "attestation": {"seal_version": SEAL_VERSION} if self.attested else None,
             "attempts": [attempt.as_dict() for attempt in self.attempts],
+        }
+
+    def sealed(self, attempt: Attempt) -> dict[str, Any]:
+        """Give what the second attestation of an attempt covers."""
+        return {
+            "client": client_as_dict(),
+            "command": list(self.command),
+            "scanner": ended_as_dict(attempt.scanner),
+            "output": digest_as_dict(attempt.output),
         }
 
 

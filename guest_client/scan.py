@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from guest_client.attest import Challenge, second_challenge
+from guest_client.errors import OutputWriteError
 from guest_client.guard import Guard, Outcome, Verdict
 from guest_client.output import Destination, Spool
 from guest_client.process import find_program, run
@@ -54,6 +56,7 @@ class GuardedScan:
             enabler=session.enabler,
             destination=request.output.name,
             started=rfc3339(utc_now()),
+            attested=session.terms.attest,
         )
 
     def run(self) -> int:
@@ -95,9 +98,14 @@ class GuardedScan:
         catcher = self._session.catcher
         attempt.scanner = run(self._request.command, catcher, stdout=spool.stream)
         catcher.check()
-        attempt.after = self._session.read()
-        attempt.verdict = guard.after(attempt.after.reading)
         attempt.output = spool.digest()
+        attempt.after = self._session.read(self._seal(attempt))
+        attempt.verdict = guard.after(attempt.after.reading)
+        if spool.digest() != attempt.output:
+            raise OutputWriteError(
+                "the output was changed after the scanner had ended; it was discarded: see that"
+                " the scanner waits for what it starts"
+            )
 
         match attempt.verdict.outcome:
             case Outcome.CONSISTENT:
@@ -108,6 +116,12 @@ class GuardedScan:
             case Outcome.UNVERIFIED:
                 self._say(f"{attempt.verdict.sentence}; {self._discard(spool)}")
                 return code_without(attempt.after)
+
+    def _seal(self, attempt: Attempt) -> Challenge | None:
+        """Give what the second attestation is to be bound to, if there is to be one."""
+        if attempt.before is None or attempt.before.attestation is None:
+            return None
+        return second_challenge(attempt.before.attestation, self.report.sealed(attempt))
 
     def _stands(self, attempt: Attempt, spool: Spool) -> int:
         assert attempt.verdict is not None

@@ -60,7 +60,14 @@ def scan_modules(options: argparse.Namespace, settings: Settings) -> int:
 def _session(
     options: argparse.Namespace, settings: Settings, report: Destination | None
 ) -> Iterator[Session]:
-    terms = Terms(settings.deadline, report, options.repeat_if_migrated, options.wait_if_migrating)
+    terms = Terms(
+        settings.deadline,
+        report,
+        options.repeat_if_migrated,
+        options.wait_if_migrating,
+        options.attest,
+        options.attest_nonce,
+    )
     with SignalCatcher() as catcher, open_channel(settings, options.verbose) as channel:
         box, program = None, None
         if options.notify_if_migrated:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from guest_client.attest import Challenge, first_challenge
 from guest_client.channel import Channel, Read
 from guest_client.errors import GuestClientError, Interrupted, OutputError
 from guest_client.guard import Outcome, Verdict
@@ -32,6 +33,10 @@ class Terms:
     report: Destination | None = None
     repeat: int = 0
     wait_if_migrating: float | None = None
+    attest: bool = False
+    """Whether reads bring attestations."""
+    nonce: str | None = None
+    """The auditor's, for the attestation before the scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,9 @@ class Session:
         self._clock = clock
         self._sleep = sleep
 
-    def read(self) -> Read:
-        """Read the identity once."""
-        return self._channel.read(self.terms.deadline)
+    def read(self, challenge: Challenge | None = None) -> Read:
+        """Read the identity once; with a challenge, out of an attestation."""
+        return self._channel.read(self.terms.deadline, challenge)
 
     def settle(self) -> Settled:
         """Read the identity, and again until no migration is in progress, if we are to wait."""
@@ -82,7 +87,7 @@ class Session:
         begun = self._clock()
         said = False
         while True:
-            read = self.read()
+            read = self.read(first_challenge(self.terms.nonce) if self.terms.attest else None)
             waited = self._clock() - begun if said else 0.0
             if patience is None or read.identity is None or not read.identity.migrating:
                 return Settled(read, waited, None)

@@ -3,7 +3,8 @@
 It is httpcore, the part of httpx that speaks HTTP, on a network of our own: every socket operation
 gets the smaller of its own limit and what is left of the transport's ``deadline``, so an answer
 that comes a byte at a time is cut off in the end. As it dials by itself, an IPv6 zone, a Unix
-socket and (later) a vsock are all the same to HTTP.
+socket and a vsock are all the same to HTTP. The token, if there is one, goes with each request; TLS
+is verified always.
 
 httpx's client above it would add redirects, proxies, cookies and authentication, none of which an
 identity may ever come by, and to load it takes as long as all the rest of a guarded scan together.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,9 @@ from typing import Any, Protocol
 
 import httpcore
 
+from guest_client.discovery import VSOCK_LIMIT, candidates
 from guest_client.endpoint import Endpoint, Kind
+from guest_client.errors import ConfigurationError, TokenUnusable, UntrustedAnswer, Unverified
 
 Clock = Callable[[], float]
 
@@ -53,22 +57,56 @@ at the first probe; one that is gone answers none."""
 def dial(endpoint: Endpoint, timeout: float) -> socket.socket:
     """Connect to an endpoint within ``timeout`` seconds; raises ``OSError``.
 
-    A host given by name is looked up first, and the resolver keeps its own time limits.
+    A host given by name is looked up first, and the resolver keeps its own time limits. Of the
+    addresses that ``auto`` stands for, the first that takes a connection is it.
     """
+    return connect(endpoint, timeout)[0]
+
+
+def connect(endpoint: Endpoint, timeout: float) -> tuple[socket.socket, Endpoint]:
+    """Connect as :func:`dial` does, and say where to."""
+    *others, last = candidates(endpoint)
+    for candidate in others:
+        try:
+            return _dial(candidate, min(timeout, VSOCK_LIMIT)), candidate
+        except OSError:
+            continue
+    return _dial(last, timeout), last
+
+
+def _dial(endpoint: Endpoint, timeout: float) -> socket.socket:
     match endpoint.kind:
         case Kind.TCP:
             sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
         case Kind.UNIX:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                sock.settimeout(timeout)
-                sock.connect(endpoint.path)
-            except BaseException:
-                sock.close()
-                raise
-            return sock
+            return _connected(socket.AF_UNIX, endpoint.path, timeout)
+        case Kind.VSOCK:
+            if not hasattr(socket, "AF_VSOCK"):
+                raise OSError("this system has no vsock")
+            return _connected(socket.AF_VSOCK, (int(endpoint.host), endpoint.port), timeout)
+        case Kind.AUTO:
+            raise AssertionError("it stands for others")
+
+
+def _connected(family: int, address: Any, timeout: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Hopeless(Exception):
+    """A request that would fail again: ``error`` is what there is to be told."""
+
+    def __init__(self, error: Unverified) -> None:
+        self.error = error
+        super().__init__(str(error))
 
 
 TIMEOUT = httpcore.TimeoutException
@@ -89,7 +127,10 @@ class Answer:
 
 
 class DeadlineTransport:
-    """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will."""
+    """Carries requests to one endpoint, none beyond ``deadline``, which the user sets at will.
+
+    Raises :class:`ConfigurationError` if TLS is to trust a ``ca_file`` that can't be used.
+    """
 
     def __init__(
         self, endpoint: Endpoint, clock: Clock, interrupters: Sequence[Interrupter] = ()
@@ -99,13 +140,17 @@ class DeadlineTransport:
         """On ``clock``'s scale."""
         self.dials = 0
         """How often a connection was made or tried; unchanged by a request that reused one."""
+        self.used: Endpoint | None = None
+        """Where the last connection went."""
         self._endpoint = endpoint
         self._clock = clock
+        self._tls = _tls_context(endpoint) if endpoint.tls else None
         self._interrupters = interrupters
         self._pool = self._new_pool()
 
     def _new_pool(self) -> httpcore.ConnectionPool:
         return httpcore.ConnectionPool(
+            ssl_context=self._tls,
             max_connections=1,
             max_keepalive_connections=1,
             keepalive_expiry=_KEEP_ALIVE,
@@ -122,8 +167,8 @@ class DeadlineTransport:
     def dial(self, limit: float | None) -> socket.socket:
         """Make a new connection within ``limit`` seconds and the deadline."""
         self.dials += 1
-        sock = dial(self._endpoint, self.remaining(limit))
-        if self._interrupters and self._endpoint.kind is Kind.TCP:
+        sock, self.used = connect(self._endpoint, self.remaining(limit))
+        if self._interrupters and self.used.kind is Kind.TCP:
             for level, option, value in _KEEPALIVE:
                 sock.setsockopt(level, option, value)
         return sock
@@ -133,6 +178,8 @@ class DeadlineTransport:
 
         Raises ``TimeoutError``, or ``InterruptedError`` when an interrupter says so.
         """
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return
         if self._interrupters and not _await(sock, self._interrupters, self.remaining(limit)):
             raise InterruptedError("interrupted")
 
@@ -142,18 +189,25 @@ class DeadlineTransport:
         self._pool = self._new_pool()
 
     @contextmanager
-    def get(
-        self, path: str, headers: Mapping[str, str], timeouts: Mapping[str, float]
+    def request(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        timeouts: Mapping[str, float],
+        body: bytes | None = None,
     ) -> Iterator[Answer]:
-        """Ask for a path, and give the answer while the block lasts. Nothing is followed.
+        """Get a path, or post ``body`` to it; the answer lasts as long as the block.
 
-        ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in seconds and for each
-        operation. Raises :data:`LOST`, in the block too.
+        Nothing is followed. ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in
+        seconds and for each operation. Raises :data:`LOST`, in the block too, and
+        :class:`Hopeless`.
         """
+        all_headers = [("Host", self._endpoint.authority), *_HEADERS, *headers.items()]
         with self._pool.stream(
-            "GET",
+            "GET" if body is None else "POST",
             self._endpoint.base_url + path,
-            headers=[("Host", self._endpoint.authority), *_HEADERS, *headers.items()],
+            headers=[*all_headers, *self._token()],
+            content=body,
             extensions={"timeout": {**timeouts}},
         ) as answer:
             yield Answer(
@@ -162,9 +216,26 @@ class DeadlineTransport:
                 answer.iter_stream(),
             )
 
+    def _token(self) -> list[tuple[str, str]]:
+        try:
+            token = self._endpoint.token_file and self._endpoint.token_file.read()
+        except TokenUnusable as error:
+            raise Hopeless(error) from error
+        return [("Authorization", f"Bearer {token}")] if token else []
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         self._pool.close()
+
+
+def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=endpoint.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"the certificates in {endpoint.ca_file} can't be used: {error.strerror or error}; it"
+            " should have the enabler's CA in PEM"
+        ) from error
 
 
 class _Backend(httpcore.NetworkBackend):
@@ -183,6 +254,8 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         try:
             return _Stream(self._transport.dial(timeout), self._transport)
+        except ConnectionResetError as error:  # how a vsock says that nobody listens
+            raise httpcore.ConnectError("Connection refused") from error
         except TimeoutError as error:
             raise httpcore.ConnectTimeout("no connection in time") from error
         except OSError as error:
@@ -213,20 +286,42 @@ class _Stream(httpcore.NetworkStream):
         except OSError as error:
             raise httpcore.WriteError(error.strerror or str(error)) from error
 
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            self._socket.settimeout(self._transport.remaining(timeout))
+            secured = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
+        except ssl.SSLCertVerificationError as error:
+            self._socket.close()
+            raise Hopeless(
+                UntrustedAnswer(
+                    f"what answers at {server_hostname} does not prove by TLS to be the enabler"
+                    f" ({error.verify_message}); check the address and the CA (--ca-file)"
+                )
+            ) from error
+        except TimeoutError as error:
+            self._socket.close()
+            raise httpcore.ConnectTimeout("no TLS in time") from error
+        except OSError as error:
+            self._socket.close()
+            raise httpcore.ConnectError(f"no TLS: {error.strerror or error}") from error
+        return _Stream(secured, self._transport)
+
     def close(self) -> None:
         self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":  # an idle connection with something to read has been closed
-                self._socket.settimeout(0)
-                try:
-                    self._socket.recv(1, socket.MSG_PEEK)
-                except BlockingIOError:
-                    return False
-                except OSError:
-                    return True
-                return True
+                poll = select.poll()
+                poll.register(self._socket, select.POLLIN)
+                return bool(poll.poll(0))
+            case "ssl_object":
+                return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
             case "socket":
                 return self._socket
             case _:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors
-from enabler.api import attestation, events, identity, problems, service, state
-from enabler.documents import HostDocument, IdentityDocument, VmListDocument
+from enabler.api import attestation, events, history, identity, problems, service, state
+from enabler.documents import HistoryDocument, HostDocument, IdentityDocument, VmListDocument
 
 router = APIRouter(tags=["admin"], generate_unique_id_function=problems.operation_id)
 
@@ -60,6 +60,16 @@ async def get_identity(
 async def get_attestation(request: Request, vm_uuid: identity.VmUuid) -> Response:
     """Give what the VM itself would be given."""
     return await attestation.respond(request, identity.canonical_uuid(vm_uuid))
+
+
+@router.get(
+    "/v1/vms/{vm_uuid}/history",
+    summary="Where a VM has been",
+    responses=history.documented(errors.VmNotFound, errors.MalformedUuid),
+)
+async def get_history(request: Request, vm_uuid: identity.VmUuid) -> HistoryDocument:
+    """Show what the VM itself would be told."""
+    return await history.history(request, identity.canonical_uuid(vm_uuid))
 
 
 def app(everything: state.State) -> FastAPI:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors, tokens
-from enabler.api import attestation, identity, problems, service, state, waiting
+from enabler.api import attestation, history, identity, problems, service, state, waiting
 from enabler.api.connection import Connection
 from enabler.api.front import Front
-from enabler.documents import IdentityDocument
+from enabler.documents import HistoryDocument, IdentityDocument
 
 _STRANGER_COST = 9
 """Requests that being refused costs, beside the one it is: strangers make more work than VMs."""
@@ -77,6 +77,20 @@ async def own_attestation(request: Request) -> Response:
     vm_uuid = await caller(request)
     try:
         return await attestation.respond(request, vm_uuid)
+    except errors.VmNotFound:
+        raise _left() from None
+
+
+@router.get(
+    "/v1/identity/history",
+    summary="Where the caller has been",
+    responses=history.documented(errors.CallerUnknown, errors.TokenNeeded, errors.TokenRefused),
+)
+async def own_history(request: Request) -> HistoryDocument:
+    """Tell the calling VM on which hosts it has been, and when, in their own signed words."""
+    vm_uuid = await caller(request)
+    try:
+        return await history.history(request, vm_uuid)
     except errors.VmNotFound:
         raise _left() from None
 

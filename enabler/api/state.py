@@ -13,6 +13,7 @@ from enabler.api.waiting import Waits
 from enabler.attestation import Attestor
 from enabler.callers import Callers
 from enabler.documents import HostDocument
+from enabler.history import Archive
 from enabler.inventory import Inventory
 
 
@@ -27,6 +28,7 @@ class State:
     host: Callable[[], HostDocument]
     """Describes the host as it is now."""
     attestor: Attestor
+    archive: Archive
     waits: Waits = field(default_factory=Waits)
     streams: Streams = field(default_factory=Streams)
 

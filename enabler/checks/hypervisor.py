@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from enabler import safexml
+from enabler import domains, safexml
 from enabler.checks import Check
 from enabler.errors import ConfigurationError, EnablerError, HypervisorDenied, HypervisorError
 
@@ -23,7 +23,7 @@ MINIMUM = 1_003_003
 TESTED = 9_000_000
 """The oldest libvirt that the lab's tests are run with."""
 
-_SPOOFING_FILTERS = ("no-mac-spoofing", "clean-traffic")
+_SPOOFING_FILTERS = ("vm-enabler-guest", "clean-traffic", "no-mac-spoofing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,9 @@ class Vm:
     name: str
     has_generation_id: bool
     nics: tuple[Nic, ...]
+    cid: int | None = None
+    """Its vsock address."""
+    token_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Libvirt:
     capabilities: str
     node_info: tuple[Any, ...]
     vms: tuple[Vm, ...]
+    resting: tuple[Vm, ...] = ()
+    """Those that don't run now."""
 
 
 def ask(uri: str, within: float) -> Libvirt:
@@ -112,10 +117,12 @@ def _interview(libvirt: Any, connection: Any) -> Libvirt:
         sysinfo = connection.getSysinfo()
     except libvirt.libvirtError as error:
         sysinfo_error = error.get_error_message()
-    vms = []
-    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+    vms: list[Vm] = []
+    resting: list[Vm] = []
+    for domain in connection.listAllDomains():
         try:
-            vms.append(parse_vm(domain.name(), domain.XMLDesc()))
+            found = vms if domain.isActive() else resting
+            found.append(parse_vm(domain.name(), domain.XMLDesc()))
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
@@ -127,6 +134,7 @@ def _interview(libvirt: Any, connection: Any) -> Libvirt:
         capabilities=connection.getCapabilities(),
         node_info=tuple(connection.getInfo()),
         vms=tuple(vms),
+        resting=tuple(resting),
     )
 
 
@@ -151,7 +159,13 @@ def parse_vm(name: str, xml: str) -> Vm:
                 filter=filtered.get("filter"),
             )
         )
-    return Vm(name, has_generation_id=root.find("genid") is not None, nics=tuple(nics))
+    return Vm(
+        name,
+        has_generation_id=root.find("genid") is not None,
+        nics=tuple(nics),
+        cid=domains.cid_of(root),
+        token_sha256=domains.token_of(root),
+    )
 
 
 def check_failed(error: EnablerError, unit: str | None) -> Check:
@@ -315,7 +329,8 @@ def check_spoofing(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) -> Che
     return Check.warn(
         name,
         f"not filtered, so one VM could ask as another: {_listed(open_doors)}",
-        f"add <filterref filter='{_SPOOFING_FILTERS[0]}'/> to the interface with 'virsh edit VM'",
+        f"virsh nwfilter-define deploy/libvirt/{_SPOOFING_FILTERS[0]}.xml, and add "
+        f"<filterref filter='{_SPOOFING_FILTERS[0]}'/> to the interface with 'virsh edit VM'",
     )
 
 

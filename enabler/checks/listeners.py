@@ -11,7 +11,8 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from enabler.checks import Check
-from enabler.listen import HttpAddress, UnixAddress
+from enabler.errors import ListenError
+from enabler.listen import HttpAddress, UnixAddress, VsockAddress, bind
 
 _SUN_PATH = 107
 _ANSWER_WITHIN = 2.0
@@ -47,6 +48,18 @@ def check_http(address: HttpAddress) -> Check:
                 f"run the enabler as root, or {_CONFIGURED} to a port above 1023",
             )
         return Check.fail(name, f"{address}: {error.strerror}", _CONFIGURED)
+    return Check.ok(name, f"{address}: free")
+
+
+def check_vsock(address: VsockAddress) -> Check:
+    """That a guest listener's vsock port is free, or taken by what may be an enabler."""
+    name = "guest listener"
+    try:
+        bind(address, 0, None).close()
+    except ListenError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+            return Check.ok(name, f"{address}: taken, by an enabler or see 'ss -lp --vsock'")
+        return Check.failed(name, error)
     return Check.ok(name, f"{address}: free")
 
 

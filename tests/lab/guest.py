@@ -28,6 +28,8 @@ MEMORY_MIB = 384
 VCPUS = 1
 MAX_VCPUS = 2  # room for a test to plug one in
 
+_EMULATOR = Path(__file__).with_name("emulator.sh")
+
 _ALIVE = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED)
 #: Paused for these reasons, a domain is one half of a migration and not where the guest is.
 _IN_TRANSIT = (
@@ -54,7 +56,7 @@ lab.name={name} lab.address={address}</cmdline>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>{emulator}</emulator>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
       <source file='{root_disk}'/>
@@ -189,6 +191,7 @@ class Guest(GuestShell):
             "name": self.name,
             "uuid": self.uuid,
             "genid": self._first_genid,
+            "emulator": _EMULATOR,
             "kernel": images.kernel,
             "initramfs": images.initramfs,
             "root_disk": images.root_disk,

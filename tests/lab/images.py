@@ -39,6 +39,7 @@ MODULES = (
     "virtio_console",
     "virtio_balloon",
     "virtio-rng",
+    "vsock_loopback",
     "overlay",
 )
 
@@ -106,7 +107,8 @@ def _debian(progress: Progress) -> Path:
         _unpack_kernel(root / "var" / "tmp" / "kernel.deb", place)
         make_ext4(root, place / "root.img", mebibytes=_DISK_MIB)
 
-    digest = digest_of(SUITE, KERNEL, _FETCH_KERNEL, *PACKAGES, *_UNWANTED, str(_DISK_MIB))
+    makings = (*PACKAGES, *MODULES, *_UNWANTED, str(_DISK_MIB))
+    digest = digest_of(SUITE, KERNEL, _FETCH_KERNEL, *makings)
     what = "Debian userland and kernel for the guests (once; about half a minute)"
     return artefact("debian", digest, build, progress, what)
 

@@ -241,6 +241,12 @@ class Lab:
         wanted = [e for e in everything if guest is None or e.domain == guest.name]
         return sorted(wanted, key=lambda event: event.time)
 
+    def images(self) -> Images:
+        """What guests boot from."""
+        if self._images is None:
+            self._images = build_images(self.progress)
+        return self._images
+
     def settle(self) -> None:
         """Put everything back as it was after `up`: services run, all guests on the first host.
 
@@ -272,10 +278,8 @@ class Lab:
             guest.wait_ready(20)
         except (LabError, libvirt.libvirtError) as error:
             self.progress.say(f"starting {guest.name} anew ({error})")
-            if self._images is None:
-                self._images = build_images(self.progress)
             guest.undefine()
-            guest.define(home, self._images)
+            guest.define(home, self.images())
             guest.start(home)
             guest.wait_ready()
 

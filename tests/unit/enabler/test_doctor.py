@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enabler.checks import Check, Status, hypervisor, listeners, machine, network
+from enabler.checks import Check, Status, callers, hypervisor, listeners, machine, network
 from enabler.checks.hypervisor import Libvirt, Nic, Vm
 from enabler.checks.network import BRIDGE_ADDRESSES, BRIDGE_MAC, Link, Network
 from enabler.doctor import as_json, exit_code, render_text, run_checks
+from enabler.domains import TOKEN_NAMESPACE
 from enabler.errors import (
     ConfigurationError,
     HypervisorDenied,
@@ -29,7 +30,7 @@ from enabler.errors import (
 )
 from enabler.identity import Claim, MachineIdentity
 from enabler.keys import Keys
-from enabler.listen import HttpAddress, UnixAddress
+from enabler.listen import HttpAddress, UnixAddress, parse
 from enabler.platforms import LIBVIRT, SYSFS
 from enabler.runs import Run, Runs
 
@@ -58,6 +59,48 @@ LISTENERS = (HttpAddress("169.254.77.1", 8777), HttpAddress("fe80::77:1", 8777, 
 
 def status_of(checks: list[Check], name: str) -> Status:
     return next(check.status for check in checks if check.name == name)
+
+
+class TestCallers:
+    LISTENING = (parse("vsock:8777"), parse("http://169.254.77.1:8777"))
+    ENROLLED = replace(VM, cid=7, token_sha256="a" * 64)
+
+    def test_ways_that_serve_nobody(self) -> None:
+        assert callers.check_ways(("vsock", "token", "address"), self.LISTENING).status is Status.OK
+        for ways, unserved in ((("address",), "vsock:8777"), (("vsock",), "http://169")):
+            check = callers.check_ways(ways, self.LISTENING)
+            assert check.status is Status.WARN
+            assert unserved in check.found
+        assert callers.check_ways(("token",), self.LISTENING).status is Status.OK
+
+    def test_vsock(self, tmp_path: Path) -> None:
+        vms = [self.ENROLLED, VM]
+        (missing,) = callers.check_vsock(self.LISTENING, vms, tmp_path)
+        assert missing.status is Status.FAIL
+        assert "modprobe vhost_vsock" in (missing.remedy or "")
+        (tmp_path / "dev").mkdir()
+        (tmp_path / "dev/vhost-vsock").touch()
+        *_, seen = callers.check_vsock(self.LISTENING, vms, tmp_path)
+        assert "1 of 2 running VMs" in seen.found
+        assert VM.name in seen.found
+        (unheard,) = callers.check_vsock((), vms, tmp_path)
+        assert unheard.status is Status.WARN
+        (none,) = callers.check_vsock((), [VM], tmp_path)
+        assert none.status is Status.OK
+
+    def test_tokens_of_a_copied_domain(self) -> None:
+        assert callers.check_tokens([self.ENROLLED, VM]).found == "1 of 2 VMs are enrolled"
+        shared = callers.check_tokens([self.ENROLLED, replace(self.ENROLLED, name="copy")])
+        assert shared.status is Status.WARN
+        assert "copy, db01" in shared.found
+        assert "a" * 64 not in shared.found
+
+    def test_what_a_domain_says(self) -> None:
+        token = f"<token xmlns='{TOKEN_NAMESPACE}' sha256='{'b' * 64}'/>"
+        xml = f"""<domain><metadata>{token}</metadata>
+        <devices><vsock><cid address='9'/></vsock></devices></domain>"""
+        vm = hypervisor.parse_vm("a", xml)
+        assert (vm.cid, vm.token_sha256) == (9, "b" * 64)
 
 
 class TestWhole:

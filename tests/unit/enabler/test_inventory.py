@@ -7,15 +7,20 @@ answers and when, which no real one lets it do.
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from enabler import domains
 from enabler.documents import CapacityDocument, MachineDocument
+from enabler.domains import Record
 from enabler.errors import HypervisorError, VmArriving, VmLeaving, VmNotFound
 from enabler.events import (
     ArrivedBy,
@@ -25,10 +30,10 @@ from enabler.events import (
     Lifecycle,
     Presence,
     Seen,
-    Stay,
     Unseen,
     VmFacts,
 )
+from enabler.history import NAMESPACE, Archive
 from enabler.inventory import MAX_AGE, Inventory
 from enabler.runs import Run, StatusFile
 
@@ -42,6 +47,12 @@ CAPACITY = CapacityDocument(
 )
 
 
+def unsigned(kind: str, claims: Mapping[str, Any]) -> str:
+    """A token as to its form."""
+    part = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"{kind}.{part}.none"
+
+
 class Libvirt:
     """What libvirt would say, at once, unless it is ``hung``."""
 
@@ -50,10 +61,13 @@ class Libvirt:
         self.hung = False
         self.domains: dict[str, Seen] = {}
         self.asked: list[str] = []
-        self.records: list[Stay] = []
+        self.records: list[Record] = []
         self.run: Run | None = None
         self.status: StatusFile | None = None
-        self.inventory = Inventory("sha256:" + "a" * 64, MACHINE, CAPACITY, self, self.clock, 0.05)
+        archive = Archive("sha256:" + "a" * 64, MACHINE.model_dump(), unsigned)
+        self.inventory = Inventory(
+            "sha256:" + "a" * 64, MACHINE, CAPACITY, self, self.clock, 0.05, archive
+        )
 
     def clock(self) -> float:
         return self.now
@@ -83,8 +97,8 @@ class Libvirt:
             self.inventory.listed(self.domains)
             self.confirm()
 
-    def record(self, vm_uuid: str, stay: Stay) -> None:
-        self.records.append(stay)
+    def record(self, vm_uuid: str, record: Record) -> None:
+        self.records.append(record)
 
     async def connect(self) -> None:
         self.inventory.connected(self.domains)
@@ -264,7 +278,36 @@ def test_a_new_stay_is_recorded_once() -> None:
         await libvirt.residency()
         libvirt.inventory.event(Changed(UUID))
         await libvirt.residency()
-        assert len(libvirt.records) == 1
+        assert [record.namespace for record in libvirt.records] == [domains.NAMESPACE, NAMESPACE]
+
+    run(scenario)
+
+
+def test_an_arrival_is_written_into_the_history_once_and_never_while_it_is_moved() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        def written() -> int:
+            return sum(record.namespace == NAMESPACE for record in libvirt.records)
+
+        await libvirt.residency()
+        libvirt.inventory.event(Changed(UUID))
+        await libvirt.residency()
+        assert written() == 1
+        for job in (Job.OUTGOING, Job.OUTGOING):
+            libvirt.here(run="run-2", job=job)
+            libvirt.inventory.event(Changed(UUID))
+            await libvirt.residency()
+        assert written() == 1
+        carried, _ = await libvirt.inventory.history(UUID)
+        assert len(carried.entries) == 0, "what can't be written is not told either"
+        libvirt.here(run="run-2")
+        libvirt.inventory.event(Changed(UUID))
+        await libvirt.residency()
+        assert written() == 2
+        refused = libvirt.records[-1]
+        libvirt.inventory.recorded(UUID, refused, HypervisorError("timed out"))
+        libvirt.inventory.event(Changed(UUID))
+        await libvirt.residency()
+        assert written() == 3
 
     run(scenario)
 

@@ -65,6 +65,23 @@ def test_a_given_key_and_its_successor(tmp_path: Path) -> None:
     assert not (tmp_path / "keys" / "signing.jwk").exists()
 
 
+def test_a_key_speaks_for_one_host(tmp_path: Path) -> None:
+    mine = Keys(tmp_path / "keys")
+    mine.component_id = "sha256:" + "a" * 64
+    mine.sign("thing", {})
+    assert mine.public()[0]["component_id"] == mine.component_id
+    copied = Keys(tmp_path / "keys")
+    copied.component_id = "sha256:" + "b" * 64
+    with pytest.raises(SigningUnavailable, match="a copied disk"):
+        copied.sign("thing", {})
+    new = Keys(tmp_path / "keys").rotate()  # as the command does, which does not know its host
+    copied.sign("thing", {})
+    assert [(key["kid"] == new, key["component_id"]) for key in copied.public()] == [
+        (True, copied.component_id),
+        (False, mine.component_id),
+    ]
+
+
 def _loose(path: Path) -> None:
     path.chmod(0o640)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -22,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body in one packet, as a real server sends them
     server: _Server
+    body = b""
 
     def do_GET(self) -> None:
         owner = self.server.owner
@@ -32,6 +34,10 @@ class Handler(BaseHTTPRequestHandler):
             answer(self)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def reply(
         self, body: bytes, status: int = 200, kind: str = "application/json", **headers: str
@@ -80,6 +86,8 @@ class EnablerServer:
         self.file: Path | None = None
         self.script: list[Answer] = []
         self.otherwise: Answer = self._tell
+        self.attest: Callable[[dict[str, Any], dict[str, Any]], str] | None = None
+        """Makes the attestation of an identity document for a request."""
         self.requests: list[tuple[Any, str, dict[str, str]]] = []
         self.connections: list[socket.socket] = []
         default = ("::1", 0) if family == socket.AF_INET6 else ("127.0.0.1", 0)
@@ -92,7 +100,16 @@ class EnablerServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if isinstance(self._server.socket, ssl.SSLSocket) else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def use_tls(self, certificate: Path, key: Path) -> None:
+        """Speak TLS on every connection from now on."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -115,7 +132,13 @@ class EnablerServer:
             self.connections.clear()
 
     def _tell(self, handler: Handler) -> None:
-        if self.file is not None:
+        if handler.command == "POST":
+            assert self.attest is not None
+            assert handler.path == "/v1/identity/attestation"
+            said = self.document if self.file is None else json.loads(self.file.read_bytes())
+            token = self.attest(said, json.loads(handler.body))
+            handler.reply(token.encode(), kind="application/jose")
+        elif self.file is not None:
             handler.reply(self.file.read_bytes())
         else:
             handler.reply(json.dumps(self.document).encode())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from guest_client.config import KEYS, Settings, load, parse_command, parse_seconds
 from guest_client.endpoint import DEFAULT_ENABLER, parse_endpoint
 from guest_client.errors import ConfigurationError
+from guest_client.token import TokenFile
 
 
 @pytest.fixture
@@ -23,7 +24,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_defaults_are_the_designs(file: Path) -> None:
     settings = load({}, {}, file)
-    assert str(settings.enabler) == DEFAULT_ENABLER == "http://169.254.77.1:8777"
+    assert str(settings.enabler) == DEFAULT_ENABLER == "auto"
+    assert settings.enabler.base_url == "http://169.254.77.1:8777"
+    assert settings.enabler.ca_file is None
+    assert settings.enabler.token_file == TokenFile(Path("/etc/guest-client/token"), required=False)
     assert settings.deadline == 30
     assert settings.state_dir == Path("/var/lib/guest-client")
     assert settings.notify_program is None
@@ -91,6 +95,14 @@ def test_the_environment_weighs_more_than_the_file_and_flags_most(file: Path) ->
     }
 
 
+def test_credentials_go_with_the_enabler(file: Path) -> None:
+    file.write_text('token_file = "/etc/token"')
+    flags = {"enabler": parse_endpoint("https://e:1")}
+    enabler = load(flags, {"GUEST_CLIENT_CA_FILE": "/etc/ca.pem"}, file).enabler
+    assert enabler.token_file == TokenFile(Path("/etc/token"), required=True)
+    assert (enabler.ca_file, enabler.tls) == (Path("/etc/ca.pem"), True)
+
+
 def test_the_environment_names_the_file(file: Path) -> None:
     file.write_text("deadline = 7")
     assert load({}, {"GUEST_CLIENT_CONFIG": str(file)}).deadline == 7
@@ -108,7 +120,7 @@ def test_an_empty_variable_is_not_set(file: Path) -> None:
         ('enabler = "http://a:1"\nenabler = "http://b:1"', "is not TOML"),
         ('enable = "x"', "unknown key 'enable'; did you mean enabler?"),
         ("dead_line = 3", "did you mean deadline?"),
-        ("zzz = 3", "the keys are enabler, deadline, state_dir, notify_program"),
+        ("zzz = 3", "the keys are enabler, token_file, ca_file, deadline, state_dir, notify"),
         ("[enabler]\nurl = 1", "enabler: should be a string"),
         ('enabler = "ftp://x"', "enabler: 'ftp://x' is no address"),
         ('deadline = "soon"', "deadline: should be a number of seconds, not 'soon'"),

@@ -32,6 +32,7 @@ def test_all_is_well(guest: Guest) -> None:
         "configuration",
         "spool folder",
         "state folder",
+        "token",
         "way to enabler",
         "connection",
         "identity",

@@ -4,13 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest_client.endpoint import DEFAULT_ENABLER, Kind, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, LINK_LOCAL, VSOCK, Kind, parse_endpoint
 
 
 @pytest.mark.parametrize(
     ("text", "host", "port", "base", "canonical"),
     [
-        (DEFAULT_ENABLER, "169.254.77.1", 8777, DEFAULT_ENABLER, DEFAULT_ENABLER),
+        (LINK_LOCAL, "169.254.77.1", 8777, LINK_LOCAL, LINK_LOCAL),
+        (
+            "https://e.example:443",
+            "e.example",
+            443,
+            "https://e.example:443",
+            "https://e.example:443",
+        ),
+        (
+            "https://[fe80::1%25eth0]:8777",
+            "fe80::1%eth0",
+            8777,
+            "https://[fe80::1]:8777",
+            "https://[fe80::1%25eth0]:8777",
+        ),
         ("http://localhost:1/", "localhost", 1, "http://localhost:1", "http://localhost:1"),
         (
             "http://[fe80::77:1%25eth0]:8777",
@@ -35,6 +49,22 @@ def test_http_addresses(text: str, host: str, port: int, base: str, canonical: s
     assert endpoint.base_url == base
     assert str(endpoint) == canonical
     assert parse_endpoint(str(endpoint)) == endpoint
+    assert endpoint.tls == text.startswith("https:")
+
+
+@pytest.mark.parametrize("text", [VSOCK, "vsock://1:8777/", "vsock://4294967294:1"])
+def test_vsock(text: str) -> None:
+    endpoint = parse_endpoint(text)
+    assert endpoint.kind is Kind.VSOCK
+    assert f"vsock://{endpoint.host}:{endpoint.port}" == str(endpoint) == text.rstrip("/")
+    assert endpoint.base_url == "http://localhost"
+
+
+def test_the_default_stands_for_others() -> None:
+    endpoint = parse_endpoint(DEFAULT_ENABLER)
+    assert endpoint.kind is Kind.AUTO
+    # Over TCP it is a listener that knows its own name.
+    assert endpoint.base_url == LINK_LOCAL
 
 
 @pytest.mark.parametrize("text", ["unix:/run/e.sock", "unix:///run/e.sock"])
@@ -50,7 +80,15 @@ def test_unix_sockets(text: str) -> None:
         ("", "no address"),
         ("169.254.77.1:8777", "no address"),
         ("ftp://169.254.77.1:8777", "no address"),
-        ("https://169.254.77.1:8777", "plain HTTP"),
+        ("https://169.254.77.1", "no port"),
+        ("vsock:8777", "no vsock address"),
+        ("vsock://host:8777", "no vsock address"),
+        ("vsock://2", "no vsock address"),
+        ("vsock://2:8777/v1", "no vsock address"),
+        ("vsock://\u0662:8777", "no vsock address"),
+        ("vsock://0:8777", "are 1 to"),
+        ("vsock://4294967295:8777", "are 1 to"),
+        ("vsock://2:0", "are 1 to"),
         ("http://169.254.77.1", "no port"),
         ("http://169.254.77.1:", "no port"),
         ("http://169.254.77.1:0", "1 to 65535"),

@@ -12,7 +12,16 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "guest_client"
-NOT_OURS = ("enabler", "fastapi", "starlette", "uvicorn", "libvirt", "pydantic", "pyroute2")
+NOT_OURS = (
+    "enabler",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "libvirt",
+    "pydantic",
+    "pyroute2",
+    "joserfc",
+)
 
 _LOAD_ALL = """
 import importlib, pkgutil, sys, guest_client
@@ -33,8 +42,10 @@ def test_all_of_it_loads_nothing_of_the_hosts_part() -> None:
 
 
 def test_it_imports_the_standard_library_and_httpx_alone() -> None:
-    allowed = sys.stdlib_module_names | {"guest_client", "httpx", "httpcore"}
     for path in PACKAGE.rglob("*.py"):
+        allowed = sys.stdlib_module_names | {"guest_client", "httpx", "httpcore"}
+        if path.relative_to(PACKAGE) == Path("verify/keyring.py"):
+            allowed |= {"joserfc"}  # the auditor's, loaded when it is needed: see below
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found = {alias.name.partition(".")[0] for alias in node.names}

@@ -19,6 +19,7 @@ from .enabler_server import EnablerServer, answering, problem
 REPORT_MEMBERS = {
     "report_version",
     "client",
+    "attestation",
     "command",
     "enabler",
     "started",

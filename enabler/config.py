@@ -101,6 +101,10 @@ class Settings(BaseModel):
     attestation_days: int = Field(
         400, ge=1, le=3660, description="Days until an attestation expires."
     )
+    tls_certificate: Path | None = Field(
+        None, description="The certificate of https:// listeners and its chain, PEM."
+    )
+    tls_key: Path | None = Field(None, description="The certificate's key, PEM.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="Names that a guest's request may have in Host, beside the listener's address.",

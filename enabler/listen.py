@@ -1,7 +1,8 @@
 """Addresses to listen on: what an admin writes, and the sockets made of it.
 
-``http://ADDRESS:PORT`` and ``vsock:PORT`` are guest listeners, ``unix:PATH`` an admin listener. An
-IPv6 link-local address needs its zone, as a URL has it (RFC 6874):
+``http://ADDRESS:PORT`` (``https://`` with TLS) and ``vsock:PORT`` are guest listeners,
+``unix:PATH`` an admin listener. An IPv6 link-local address needs its zone, as a URL has it
+(RFC 6874):
 ``http://[fe80::77:1%25enabler0]:8777``.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from enabler.errors import ConfigurationError, ListenError
 
 _HTTP = re.compile(
-    r"http://(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%(?:25)?(?P<zone>[^\]]+))?\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})/?"
+    r"http(?P<secure>s?)://(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%(?:25)?(?P<zone>[^\]]+))?\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})/?"
 )
 _VSOCK = re.compile(r"vsock:(?P<port>[0-9]{1,10})")
 _BACKLOG = 2048
@@ -42,11 +43,14 @@ class HttpAddress:
     host: str
     port: int
     zone: str | None = None
+    secure: bool = False
+    """With TLS."""
 
     def __str__(self) -> str:
+        scheme = "https" if self.secure else "http"
         zone = f"%25{self.zone}" if self.zone else ""
         host = f"[{self.host}{zone}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,9 @@ def parse(text: str) -> Address:
     match = _HTTP.fullmatch(text)
     if match is None:
         raise ConfigurationError(
-            f"listen {text!r} is no address to listen on; write http://ADDRESS:PORT (an IP "
-            "address, an IPv6 one in brackets) or vsock:PORT for guests, unix:/PATH for the admin"
+            f"listen {text!r} is no address to listen on; write http://ADDRESS:PORT, "
+            "https://ADDRESS:PORT (an IP address, an IPv6 one in brackets) or vsock:PORT for "
+            "guests, unix:/PATH for the admin"
         )
     try:
         host = ip_address(match["six"] or match["four"])
@@ -100,7 +105,7 @@ def parse(text: str) -> Address:
         raise ConfigurationError(
             f"listen {text!r}: an IPv6 link-local address needs its interface, such as http://[{host}%25enabler0]:{port}"
         )
-    return HttpAddress(str(host), port, match["zone"])
+    return HttpAddress(str(host), port, match["zone"], secure=bool(match["secure"]))
 
 
 def _parse_vsock(text: str) -> VsockAddress:

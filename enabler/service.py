@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from enabler import capacity, listen
+from enabler import capacity, listen, tls
 from enabler.api import admin, guest
 from enabler.api.connection import Door, protocol
 from enabler.api.state import State
@@ -30,7 +31,7 @@ from enabler.callers.vsock import ByVsock
 from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
 from enabler.domains import Record
-from enabler.errors import HypervisorError, SigningUnavailable
+from enabler.errors import ConfigurationError, HypervisorError, SigningUnavailable
 from enabler.events import Event, Observation
 from enabler.history import Archive
 from enabler.hypervisor import Hypervisor, clock
@@ -47,6 +48,8 @@ _OPEN_WITHIN = 20.0
 """Seconds that libvirt has for its first answer; its QEMU driver looks at every emulator then."""
 
 _KEEP_ALIVE = 75
+
+_DATE_INTERVAL = 1.0
 
 
 def establish(settings: Settings, host: HostFacts) -> Identified:
@@ -100,11 +103,33 @@ class Service:
         self._archive: Archive | None = None
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
+        self._door: Door | None = None
+
+    def reload(self) -> None:
+        """Read the certificate anew; what can't be used is logged, and the old one stays."""
+        if self._door is None or self._door.tls is None:
+            log.info("nothing to read anew: no certificate is in use")
+            return
+        try:
+            self._door.tls = self._tls_context()
+        except ConfigurationError as error:
+            log.error("%s; the old certificate stays in use", error)
+        else:
+            log.info("new connections use %s as it is now", self._settings.tls_certificate)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if not any(
+            isinstance(each, listen.HttpAddress) and each.secure
+            for each in self._settings.addresses
+        ):
+            return None
+        return tls.context(self._settings.tls_certificate, self._settings.tls_key)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop``. Raises `enabler.errors.EnablerError` if it can't begin."""
         # What needs nobody's answer comes first: a wrong address is told at once.
         with contextlib.ExitStack() as stack:
+            tls_context = self._tls_context()
             guests, admins = self._bind(stack)
             self._hypervisor.start()
             stack.callback(self._hypervisor.stop)
@@ -120,7 +145,12 @@ class Service:
                 }
                 assert self._attestor is not None
                 assert self._archive is not None
-                door = Door(self._settings.limits, interfaces)
+                secure = {
+                    (_key(each), each.port)
+                    for each, _ in guests
+                    if isinstance(each, listen.HttpAddress) and each.secure
+                }
+                door = self._door = Door(self._settings.limits, interfaces, secure, tls_context)
                 everything = State(
                     inventory,
                     callers,
@@ -239,7 +269,7 @@ class Service:
             assert self._inventory is not None
             self._inventory.feed.close()
             for server in servers:
-                server.should_exit = True
+                server.end()
 
     def _host_document(self) -> HostDocument:
         inventory, identified = self._inventory, self._identified
@@ -313,13 +343,29 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server whose signals are somebody else's business: there are two of them in this
-    process.
+    """A uvicorn server whose signals are somebody else's business (there are two of them in this
+    process), and that wakes once a second, for the Date header, where uvicorn's wakes ten times.
     """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Serve until `end`."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_INTERVAL):
+                    await self._ended.wait()
+
+    def end(self) -> None:
+        """Take no more connections, finish what is under way, and end."""
+        self.should_exit = True
+        self._ended.set()
 
 
 def _config(app: Callable[..., Any], **more: Any) -> uvicorn.Config:
@@ -351,7 +397,10 @@ def _remove(path: Path) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until SIGINT or SIGTERM. Raises `enabler.errors.EnablerError`."""
+    """Run the service until SIGINT or SIGTERM; SIGHUP has the certificate read anew.
+
+    Raises `enabler.errors.EnablerError`.
+    """
     asyncio.run(_until_signalled(settings))
 
 
@@ -359,4 +408,6 @@ async def _until_signalled(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Service(settings).run(stop)
+    service = Service(settings)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload)
+    await service.run(stop)

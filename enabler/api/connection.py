@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -46,6 +48,14 @@ Headers = list[tuple[bytes, bytes]]
 
 Ready = Callable[["Connection", Headers, Headers], bytes | None]
 """Gives the response to ``GET /v1/identity``, if it is at hand (`enabler.api.front.Front`)."""
+
+REFUSALS = {
+    408: "request-timeout",
+    413: "content-too-large",
+    414: "uri-too-long",
+    431: "header-fields-too-large",
+}
+"""What a request that goes beyond a bound may be answered: status and problem."""
 
 _AHEAD = 16
 """Requests that may be sent before the first of them is answered."""
@@ -116,9 +126,16 @@ class Door:
     """All connections of the guest listeners. Of one thread, the event loop's.
 
     ``interfaces`` gives the interface index behind each local address; ``*`` is a wildcard's.
+    ``secure`` are the addresses and ports on which TLS is spoken.
     """
 
-    def __init__(self, limits: LimitSettings, interfaces: Mapping[str, int | None]) -> None:
+    def __init__(
+        self,
+        limits: LimitSettings,
+        interfaces: Mapping[str, int | None],
+        secure: Iterable[tuple[str, int]] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.limits = limits
         rate = Rate(limits.requests_per_second, limits.burst)
         self._vms = Buckets(rate)
@@ -129,7 +146,17 @@ class Door:
         self._open: set[Connection] = set()
         self._strangers: dict[Connection, None] = {}
         self._sweeping: asyncio.TimerHandle | None = None
+        self.tls = tls
+        """What new connections to secure listeners are secured with; may be replaced any time."""
+        self._secure = frozenset(secure)
         self.warn = Seldom(log.warning)
+
+    def is_secure(self, protocol: GuestProtocol) -> bool:
+        """Return whether TLS is spoken on the listener that a connection came to."""
+        if protocol.server is None:
+            return False
+        address, port = protocol.server
+        return (address, port) in self._secure or ("*", port) in self._secure
 
     def channel(self, protocol: GuestProtocol) -> Channel | None:
         """Return what the kernel says of a connection's peer; None if it is gone already."""
@@ -263,6 +290,8 @@ class GuestProtocol(HttpToolsProtocol):
         self._refused = False
         self._unsent = 0
         self._unsent_since = 0.0
+        self._handshake: asyncio.Task[None] | None = None
+        self._early = bytearray()
 
     # The transport's calls -----------------------------------------------------------------------
 
@@ -270,25 +299,64 @@ class GuestProtocol(HttpToolsProtocol):
         """Let the connection in, or say why not."""
         super().connection_made(transport)
         admitted = self.door.admit(self)
+        secure = self.door.is_secure(self)
         if isinstance(admitted, Connection):
             self.connection = admitted
             self.app_state = {"connection": admitted}
             # The first request has as long as any other, from here on.
             self._began = self.loop.time()
-        elif admitted is not None:
+            if secure:
+                transport.pause_reading()
+                self._handshake = self.loop.create_task(self._shake_hands(transport))
+        elif admitted is not None and not secure:
             self.refuse(admitted)
         else:
             transport.abort()
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        # Here and not in create_server, which would count a connection only after its handshake,
+        # and keep the context it was given for good.
+        assert self.door.tls is not None
+        try:
+            secured = await self.loop.start_tls(
+                transport,
+                self,
+                self.door.tls,
+                server_side=True,
+                ssl_handshake_timeout=self.door.limits.request_seconds,
+            )
+        except OSError as error:
+            peer = self.connection.channel if self.connection else "somebody"
+            self.door.warn(time.monotonic(), "%s: no TLS handshake: %s", peer, error)
+            transport.abort()
+            self.connection_lost(error)
+            return
+        finally:
+            self._handshake = None
+        if secured is None or self.connection is None:
+            transport.abort()
+            self.connection_lost(None)
+            return
+        self.transport, self.flow, self.scheme = secured, FlowControl(secured), "https"
+        self._began = self.loop.time()
+        early, self._early = bytes(self._early), bytearray()
+        if early:
+            self.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the connection's place back."""
         if self.connection is not None:
             self.door.leave(self.connection)
+            self.connection = None
+        self.app_state = {}
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take in some bytes."""
         if self._refused:
+            return
+        if self._handshake is not None:
+            self._early += data  # it follows the handshake at once; the transport is the old one
             return
         self._unset_keepalive_if_required()
         self._large = len(data) > self._header_limit
@@ -310,11 +378,13 @@ class GuestProtocol(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """End the connection if it takes too long. Called every few seconds."""
+        if self._handshake is not None:
+            return  # has a time limit of its own
         patience = self.door.limits.request_seconds
         if self._began is not None and now - self._began > patience:
             self._refuse_as(
                 408,
-                "request-timeout",
+                REFUSALS[408],
                 "Request timeout",
                 f"a request must be here whole within {patience:g} s",
             )
@@ -340,7 +410,7 @@ class GuestProtocol(HttpToolsProtocol):
             self._head = 0
             if len(self.url) > self._header_limit // 2:
                 self._refuse_as(
-                    414, "uri-too-long", "URI too long", "the request's target is too long"
+                    414, REFUSALS[414], "URI too long", "the request's target is too long"
                 )
                 raise _Refused
             length = sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -391,7 +461,7 @@ class GuestProtocol(HttpToolsProtocol):
         if self._body > self._body_limit:
             self._refuse_as(
                 413,
-                "content-too-large",
+                REFUSALS[413],
                 "Content too large",
                 f"a request's body has {self._body_limit} bytes at most",
             )
@@ -409,7 +479,7 @@ class GuestProtocol(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         self._refuse_as(
             431,
-            "header-fields-too-large",
+            REFUSALS[431],
             "Request header fields too large",
             f"a request's header has {self._header_limit} bytes at most",
         )

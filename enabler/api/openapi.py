@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from enabler.api import admin, attestation, events, guest, problems, service
+from enabler.api import admin, attestation, connection, events, front, guest, problems, service
 from enabler.api.problems import MEDIA_TYPE
 from enabler.documents import (
     AttestationClaims,
@@ -15,6 +15,7 @@ from enabler.documents import (
     EventDocument,
     ProblemDocument,
 )
+from enabler.errors import EnablerError
 
 _GUEST = {
     "url": "http://169.254.77.1:8777",
@@ -46,6 +47,10 @@ def document() -> dict[str, Any]:
         ),
     ):
         part = _describe(routers)
+        if server is _GUEST:
+            for item in part["paths"].values():
+                for operation in item.values():
+                    _add(operation["responses"], front.REFUSALS, connection.REFUSALS)
         for path, item in part["paths"].items():
             # A path on both listeners is described once, as guests meet it.
             known = merged["paths"].setdefault(path, {**item, "servers": []})
@@ -59,6 +64,22 @@ def document() -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return merged
+
+
+def _add(
+    responses: dict[str, Any],
+    kinds: tuple[type[EnablerError], ...],
+    others: dict[int, str],
+) -> None:
+    """Add what any request may be answered, whatever it asks for."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    more = problems.responses(*kinds) | {
+        status: {"description": name, "content": content} for status, name in others.items()
+    }
+    for status, added in more.items():
+        known = responses.setdefault(str(status), added | {"description": ""})
+        told = [*known["description"].split(", "), *added["description"].split(", ")]
+        known["description"] = ", ".join(dict.fromkeys(filter(None, told)))
 
 
 def _describe(routers: list[APIRouter], **info: Any) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_a_fillers_identity() -> None:
         ("[machine]\nserial = 'x'", ["machine.serial", "serial_number"]),
         ("listen = 7", ["listen"]),
         ("listen = []", ["listen"]),
-        ("listen = ['https://1.2.3.4:1']", ["https://1.2.3.4:1"]),
+        ("listen = ['https://1.2.3.4:1']", ["tls_certificate", "tls_key"]),
         ("listen = ['http://1.2.3.4:99999']", ["65535"]),
         ("listen = ['http://[fe80::1]:8777']", ["%25enabler0"]),
         ("listen = ['unix:relative.sock']", ["absolute"]),

@@ -1,0 +1,91 @@
+"""Many VMs on a host: requests a second with 10,000 against 10; time to ready with 1,000."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from tests.api.network import Network, network, serving, vm_mac, write_node
+from tests.bench.figures import Figure, at_least, at_most, say
+from tests.bench.load import UNLIMITED, wrk
+
+MANY, FEW, READY = 10_000, 10, 1_000
+ROUNDS, STARTS = 5, 5
+
+_LIST = """
+import json, sys, time, libvirt
+connection = libvirt.open(sys.argv[1])
+began = time.monotonic()
+for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+    domain.UUIDString(), domain.state(), domain.XMLDesc()
+print(time.monotonic() - began)
+"""
+
+
+def run() -> list[Figure]:
+    """Measure both."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return [_requests(folder), _ready(folder)]
+
+
+def _requests(folder: Path) -> Figure:
+    rates: dict[int, list[float]] = {FEW: [], MANY: []}
+    for number in range(ROUNDS):
+        for count, found in rates.items():
+            uri = write_node(folder / "node.xml", count)
+            with (
+                network("vmscale", [vm_mac(1)]) as net,
+                serving(net, folder / "log", uri=uri, environment=UNLIMITED),
+            ):
+                wrk(net, f"{net.url}/v1/identity", 1)
+                found.append(wrk(net, f"{net.url}/v1/identity").per_second)
+        said = ", ".join(f"{count} VMs {found[-1]:,.0f}/s" for count, found in rates.items())
+        say(f"round {number + 1} of {ROUNDS}: {said}")
+    return Figure(
+        "scale",
+        f"identity requests with {MANY:,} VMs",
+        median(rates[MANY]),
+        "/s",
+        median(rates[FEW]),
+        f"with {FEW}",
+        at_least(0.95),
+    )
+
+
+def _ready(folder: Path) -> Figure:
+    uri = write_node(folder / "node.xml", READY)
+    empty = write_node(folder / "empty.xml", 1)
+    listing, ready = [], []
+    with network("vmready", [vm_mac(1)]) as net:
+        for number in range(STARTS):
+            listed = subprocess.run(
+                [sys.executable, "-c", _LIST, uri], check=True, capture_output=True, text=True
+            )
+            listing.append(float(listed.stdout))
+            # Python's start and the imports are the same with one VM, and not what is asked.
+            ready.append(_start(net, folder, uri) - _start(net, folder, empty))
+            said = f"{ready[-1]:.2f} s to ready, {listing[-1]:.2f} s to list"
+            say(f"start {number + 1} of {STARTS}: {said}")
+    return Figure(
+        "scale",
+        f"time to ready with {READY:,} VMs, beyond that with one",
+        median(ready),
+        "s",
+        median(listing),
+        "listing them with libvirt-python",
+        at_most(1.5),
+    )
+
+
+def _start(net: Network, folder: Path, uri: str) -> float:
+    began = time.monotonic()
+    with contextlib.suppress(json.JSONDecodeError), serving(net, folder / "log", uri=uri):
+        return time.monotonic() - began
+    raise RuntimeError((folder / "log").read_text())

@@ -27,7 +27,12 @@ from typing import Protocol
 from enabler import answers, domains, history, residency
 from enabler.answers import Answer
 from enabler.changes import EventKind, Known, changes
-from enabler.documents import CapacityDocument, EventDocument, MachineDocument, VmSummary
+from enabler.documents import (
+    CapacityDocument,
+    EventDocument,
+    MachineDocument,
+    VmSummary,
+)
 from enabler.domains import Record
 from enabler.errors import (
     EnablerError,
@@ -124,8 +129,8 @@ class Inventory:
         self._source = source
         self._clock = clock
         self._patience = patience
-        self._archive = archive
         self.feed = Feed()
+        self._archive = archive
         self._entries: dict[str, _Entry] = {}
         self._by_mark: dict[Mark, set[str]] = {}
         self.callers_version = 0

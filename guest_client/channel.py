@@ -32,27 +32,21 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from guest_client import attest
-from guest_client.attest import Challenge
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
 from guest_client.guard import Missing, Reading
 from guest_client.identity import Identity, parse_identity
 from guest_client.text import printable, size_in_words
 from guest_client.times import WallClock, rfc3339, utc_now
-from guest_client.transport import (
-    LOST,
-    TIMEOUT,
-    Answer,
-    DeadlineTransport,
-    Hopeless,
-    Interrupter,
-)
+from guest_client.transport import LOST, TIMEOUT, Answer, DeadlineTransport, Hopeless, Interrupter
+
+if TYPE_CHECKING:
+    from guest_client.attest import Challenge
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that one read may last, retries included."""
@@ -161,6 +155,11 @@ class _Question(Generic[_Taken_co]):
     """What is posted; None: it is a GET."""
     largest: int = LARGEST_ANSWER
 
+    def headers(self) -> dict[str, str]:
+        """Give the request's own headers."""
+        accept = {"Accept": f"{self.kind}, {_PROBLEM}"}
+        return accept if self.body is None else accept | {"Content-Type": _JSON}
+
 
 class Channel:
     """The way to one enabler. Not for use by two threads at once.
@@ -188,6 +187,7 @@ class Channel:
         self._jitter = jitter
         self._now = now
         self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
+        self._etag: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -211,9 +211,12 @@ class Channel:
         """
         started = rfc3339(self._now())
         if challenge is None:
-            identity, error, failures, etag = self._put(_BARE, deadline)
+            identity, error, failures = self._put(_BARE, deadline)
             finished = rfc3339(self._now())
+            etag = None if identity is None else self._etag
             return Read(started, finished, identity, error, failures, via=self._via, etag=etag)
+        from guest_client import attest
+
         question = _Question(
             attest.PATH,
             attest.MEDIA_TYPE,
@@ -253,7 +256,7 @@ class Channel:
             dials = self._transport.dials
             patience = min(PATIENCE * 2**timeouts, LONGEST_PATIENCE)
             try:
-                taken, etag = self._ask(question, end, patience)
+                taken = self._ask(question, end, patience)
             except Unverified as error:
                 return None, error, tuple(failures), None
             except _TryAgain as failure:
@@ -265,7 +268,7 @@ class Channel:
                 timeouts += failure.timed_out
                 not_before = failure.not_before
             else:
-                return taken, None, tuple(failures), etag
+                return taken, None, tuple(failures)
             left = end - self._clock()
             if left > SHORTEST_TRY and not (reused and not not_before):
                 pause = max(wait * (0.5 + self._jitter() / 2), min(not_before, LONGEST_RETRY_AFTER))
@@ -283,6 +286,22 @@ class Channel:
             f" ({tries}, the last: {failures[-1].what}); `guest-client doctor` looks for the cause"
         )
 
+    def _ask(self, question: _Question[_Taken], end: float, patience: float) -> _Taken:
+        """Ask once; raises :class:`_TryAgain`, or an error that is final."""
+        self._transport.deadline = min(end, self._clock() + 2 * patience)
+        try:
+            with self._transport.request(
+                question.path, question.headers(), _timeouts(patience), question.body
+            ) as answer:
+                taken = question.take(self._understand(answer, question))
+                self._etag = answer.headers.get("etag")
+                return taken
+        except Hopeless as failure:
+            raise failure.error from failure
+        except LOST as error:
+            timed_out = isinstance(error, TIMEOUT)
+            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
+
     def hold(self, etag: str, seconds: float) -> Held | Read:
         """Wait up to ``seconds`` for the enabler to tell something else than it told with ``etag``.
 
@@ -294,40 +313,22 @@ class Channel:
         wait = max(1, int(seconds))
         timeouts = _timeouts(PATIENCE) | {"read": wait + HOLD_MARGIN}
         self._transport.deadline = self._clock() + wait + HOLD_MARGIN
-        wish = _ACCEPT | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
+        wish = _BARE.headers() | {"If-None-Match": etag, "Prefer": f"wait={wait}"}
         try:
-            with self._transport.request("GET", "/v1/identity", wish, timeouts) as answer:
+            with self._transport.request(_BARE.path, wish, timeouts) as answer:
                 if answer.status == 304:
                     return Held.UNCHANGED
                 if answer.status != 200:
                     return Held.REFUSED
-                identity = parse_identity(self._understand(answer, _BARE))
-                found, finished = answer.headers.get("etag"), rfc3339(self._now())
-                return Read(started, finished, identity, None, (), via=self._via, etag=found)
+                identity = _BARE.take(self._understand(answer, _BARE))
+                found = answer.headers.get("etag")
+            read = Read(started, rfc3339(self._now()), identity, None, ())
+            return replace(read, via=self._via, etag=found)
         except (Unverified, Hopeless):
             return Held.REFUSED
         except LOST:
             self._transport.forget_connection()
             return Held.BROKEN
-
-    def _ask(
-        self, question: _Question[_Taken], end: float, patience: float
-    ) -> tuple[_Taken, str | None]:
-        """Ask once; raises :class:`_TryAgain`, or an error that is final."""
-        self._transport.deadline = min(end, self._clock() + 2 * patience)
-        method, headers = "GET", {"Accept": f"{question.kind}, {_PROBLEM}"}
-        if question.body is not None:
-            method, headers["Content-Type"] = "POST", _JSON
-        try:
-            with self._transport.request(
-                method, question.path, headers, _timeouts(patience), question.body
-            ) as answer:
-                return question.take(self._understand(answer, question)), answer.headers.get("etag")
-        except Hopeless as failure:
-            raise failure.error from failure
-        except LOST as error:
-            timed_out = isinstance(error, TIMEOUT)
-            raise _TryAgain(str(error) or type(error).__name__, timed_out=timed_out) from error
 
     def _understand(self, answer: Answer, question: _Question[Any]) -> bytes:
         status = answer.status
@@ -354,7 +355,10 @@ class Channel:
                 f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
             )
         if kind != question.kind:
-            shown, wanted = printable(kind, 60) or "no type", _IN_WORDS[question.kind]
+            shown, wanted = (
+                printable(kind, 60) or "no type",
+                "JSON" if question.kind == _JSON else "an attestation",
+            )
             raise UntrustedAnswer(
                 f"{self.endpoint} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
             )
@@ -406,10 +410,10 @@ def _any_json(raw: bytes) -> object:
 _HISTORY = "/v1/identity/history"
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
-_IN_WORDS = {_JSON: "JSON", attest.MEDIA_TYPE: "an attestation"}
-_BARE = _Question("/v1/identity", _JSON, parse_identity)
-_ACCEPT = {"Accept": f"{_JSON}, {_PROBLEM}"}
 _NO_ENABLER = "is not how an enabler answers; check the address (--enabler)"
+
+
+_BARE = _Question("/v1/identity", _JSON, parse_identity)
 
 
 def _timeouts(patience: float) -> dict[str, float]:

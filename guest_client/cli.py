@@ -268,6 +268,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _history(options: argparse.Namespace) -> int:
     from guest_client.verify.arguments import check_history
+
+    check_history(options)
     from guest_client.verify.commands import history
 
     check_history(options)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guest_client.endpoint import DEFAULT_ENABLER, DEFAULT_ENDPOINT, Endpoint, parse_endpoint
+from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import ConfigurationError
 from guest_client.token import DEFAULT_TOKEN_FILE, TokenFile
 from guest_client.values import parse_command, parse_path, parse_seconds, parse_text
@@ -134,7 +134,7 @@ KEYS: tuple[Key, ...] = (
 class Settings:
     """What is in force. ``sources`` says for each key that is not at its default who set it."""
 
-    enabler: Endpoint = DEFAULT_ENDPOINT
+    enabler: Endpoint = field(default_factory=lambda: parse_endpoint(DEFAULT_ENABLER))
     token_file: Path | None = None
     ca_file: Path | None = None
     deadline: float = DEFAULT_DEADLINE

@@ -52,7 +52,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One enabler's address. ``host`` has the IPv6 zone, ``authority`` never has.
+    """One enabler's address. ``host`` has the IPv6 zone, HTTP's own never has.
 
     What it is trusted by, and what it is shown, is at hand but no part of where it is.
     """
@@ -104,10 +104,6 @@ class Endpoint:
         return (
             f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
         )
-
-
-DEFAULT_ENDPOINT = Endpoint(Kind.AUTO)
-""":data:`DEFAULT_ENABLER`, read."""
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -3,12 +3,11 @@
 It is httpcore, the part of httpx that speaks HTTP, on a network of our own: every socket operation
 gets the smaller of its own limit and what is left of the transport's ``deadline``, so an answer
 that comes a byte at a time is cut off in the end. As it dials by itself, an IPv6 zone, a Unix
-socket and a vsock are all the same to HTTP.
+socket and a vsock are all the same to HTTP. The token, if there is one, goes with each request; TLS
+is verified always.
 
 httpx's client above it would add redirects, proxies, cookies and authentication, none of which an
 identity may ever come by, and to load it takes as long as all the rest of a guarded scan together.
-
-The token, if there is one, goes with each request; TLS is verified always.
 """
 
 from __future__ import annotations
@@ -192,27 +191,22 @@ class DeadlineTransport:
     @contextmanager
     def request(
         self,
-        method: str,
         path: str,
         headers: Mapping[str, str],
         timeouts: Mapping[str, float],
         body: bytes | None = None,
     ) -> Iterator[Answer]:
-        """Ask for a path, and give the answer while the block lasts. Nothing is followed.
+        """Get a path, or post ``body`` to it; the answer lasts as long as the block.
 
-        ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in seconds and for each
-        operation. Raises :data:`LOST`, in the block too, and :class:`Hopeless`.
+        Nothing is followed. ``timeouts`` are httpcore's (``connect``, ``read``, ``write``), in
+        seconds and for each operation. Raises :data:`LOST`, in the block too, and
+        :class:`Hopeless`.
         """
+        all_headers = [("Host", self._endpoint.authority), *_HEADERS, *headers.items()]
         with self._pool.stream(
-            method,
+            "GET" if body is None else "POST",
             self._endpoint.base_url + path,
-            headers=[
-                ("Host", self._endpoint.authority),
-                *_HEADERS,
-                *headers.items(),
-                *self._credentials(),
-                *([] if body is None else [("Content-Length", str(len(body)))]),
-            ],
+            headers=[*all_headers, *self._token()],
             content=body,
             extensions={"timeout": {**timeouts}},
         ) as answer:
@@ -222,7 +216,7 @@ class DeadlineTransport:
                 answer.iter_stream(),
             )
 
-    def _credentials(self) -> list[tuple[str, str]]:
+    def _token(self) -> list[tuple[str, str]]:
         try:
             token = self._endpoint.token_file and self._endpoint.token_file.read()
         except TokenUnusable as error:

@@ -223,7 +223,7 @@ class Channel:
             lambda raw: attest.take(raw, challenge),
             challenge.body(),
         )
-        found, error, failures, _ = self._put(question, deadline)
+        found, error, failures = self._put(question, deadline)
         finished = rfc3339(self._now())
         if found is None:
             return Read(started, finished, None, error, failures, via=self._via)
@@ -239,15 +239,15 @@ class Channel:
         Raises :class:`Unverified`, if there is no answer that can be trusted to be an enabler's.
         """
         question = _Question(_HISTORY, _JSON, _any_json, largest=LARGEST_HISTORY)
-        found, error, _, _ = self._put(question, deadline)
+        found, error, _ = self._put(question, deadline)
         if error is not None:
             raise error
         return found
 
     def _put(
         self, question: _Question[_Taken], deadline: float
-    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...], str | None]:
-        """Ask until there is an answer; gives it, or the error there is instead, and its ETag."""
+    ) -> tuple[_Taken | None, Unverified | None, tuple[FailedTry, ...]]:
+        """Ask until there is an answer; gives it, or the error there is instead."""
         end = self._clock() + deadline
         failures: list[FailedTry] = []
         timeouts = 0
@@ -258,7 +258,7 @@ class Channel:
             try:
                 taken = self._ask(question, end, patience)
             except Unverified as error:
-                return None, error, tuple(failures), None
+                return None, error, tuple(failures)
             except _TryAgain as failure:
                 self._transport.forget_connection()
                 failures.append(FailedTry(rfc3339(self._now()), str(failure)))
@@ -277,7 +277,7 @@ class Channel:
                 wait = min(wait * 2, LONGEST_WAIT)
                 left = end - self._clock()
             if left <= SHORTEST_TRY:
-                return None, self._no_answer(deadline, failures), tuple(failures), None
+                return None, self._no_answer(deadline, failures), tuple(failures)
 
     def _no_answer(self, deadline: float, failures: list[FailedTry]) -> NoAnswer:
         tries = "1 try" if len(failures) == 1 else f"{len(failures)} tries"

@@ -272,8 +272,6 @@ def _history(options: argparse.Namespace) -> int:
     check_history(options)
     from guest_client.verify.commands import history
 
-    check_history(options)
-
     return history(options, lambda: _settings(options))
 
 

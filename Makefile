@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types test-unit test-lab storm lab-up lab-down openapi lock wheel clean
+.PHONY: help setup demo test lint types test-unit test-lab bench storm lab-up lab-down openapi lock wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,9 @@ test-unit: setup ## Unit and API tests
 
 test-lab: setup ## Real live migrations in the lab, and the storm
 	$(ROOT) $(PYTHON) -m pytest tests/lab
+
+bench: setup ## What it costs, against baselines in the same run (tests/bench)
+	@$(ROOT) $(PYTHON) -m tests.bench
 
 storm: setup ## The migration storm alone
 	$(ROOT) $(PYTHON) -m pytest tests/lab -m storm -s

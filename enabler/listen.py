@@ -2,8 +2,7 @@
 
 ``http://ADDRESS:PORT`` (``https://`` with TLS) and ``vsock:PORT`` are guest listeners,
 ``unix:PATH`` an admin listener. An IPv6 link-local address needs its zone, as a URL has it
-(RFC 6874):
-``http://[fe80::77:1%25enabler0]:8777``.
+(RFC 6874): ``http://[fe80::77:1%25enabler0]:8777``.
 """
 
 from __future__ import annotations

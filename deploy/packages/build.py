@@ -86,21 +86,24 @@ def main() -> None:
     """Build what the command line asks for."""
     parser = argparse.ArgumentParser(description="Build the packages into dist/.")
     parser.add_argument("--pyz", action="store_true", help="guest-client.pyz alone")
+    parser.add_argument("--into", type=Path, default=DIST, metavar="FOLDER", help="not dist/")
     options = parser.parse_args()
+    into = options.into.resolve()
     # pip, zip and debhelper all take their times from here.
     os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
     os.umask(0o022)
     shutil.rmtree(BUILD, ignore_errors=True)
-    DIST.mkdir(exist_ok=True)
+    into.mkdir(exist_ok=True)
     unpacked = _unpacked_wheel()
     guest = BUILD / "guest"
     _assemble(guest, _guest_libraries(), unpacked, without="enabler")
     shutil.copy2(HERE / "main.py", guest / "__main__.py")
-    _zip(guest, DIST / "guest-client.pyz")
+    _zip(guest, into / "guest-client.pyz")
     if not options.pyz:
-        _debian(guest, unpacked)
-    for path in sorted(DIST.iterdir()):
-        print(f"{path.stat().st_size / 2**20:6.1f} MiB  {path.relative_to(REPOSITORY)}")
+        for package in _debian(guest, unpacked):
+            shutil.copy2(package, into)
+    for path in sorted(into.iterdir()):
+        print(f"{path.stat().st_size / 2**20:6.1f} MiB  {path}")
 
 
 def version() -> str:
@@ -208,7 +211,8 @@ def _zip(tree: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
-def _debian(guest: Path, unpacked: Path) -> None:
+def _debian(guest: Path, unpacked: Path) -> list[Path]:
+    """Return the Debian packages, made of the guest's tree and our unpacked wheel."""
     source = BUILD / f"vm-enabler-{version()}"
     stage = source / "stage"
     shutil.copytree(HERE / "debian", source / "debian")
@@ -256,8 +260,7 @@ def _debian(guest: Path, unpacked: Path) -> None:
         PYTHON=f"{major}.{minor}",
         PYTHON_AFTER=f"{major}.{int(minor) + 1}",
     )
-    for path in BUILD.glob("*.deb"):
-        shutil.copy2(path, DIST)
+    return sorted(BUILD.glob("*.deb"))
 
 
 def _manual(
@@ -266,10 +269,12 @@ def _manual(
     page = root / "usr" / "share" / "man" / "man1" / f"{command}.1"
     page.parent.mkdir(parents=True)
     _run(
-        [SYSTEM_PYTHON, "-c", "from argparse_manpage.cli import main; main()"]
-        + ["--module", module, "--function", function, "--prog", command]
-        + ["--project-name", "vm-enabler", "--version", version(), "--description", summary]
-        + ["--manual-title", "vm-enabler", "--output", page],
+        [
+            *(SYSTEM_PYTHON, "-c", "from argparse_manpage.cli import main; main()"),
+            *("--module", module, "--function", function, "--prog", command),
+            *("--project-name", "vm-enabler", "--version", version(), "--description", summary),
+            *("--manual-title", "vm-enabler", "--output", page),
+        ],
         PYTHONPATH=f"{tree}:{maker}",
         PYTHONDONTWRITEBYTECODE="1",
         COLUMNS="80",
@@ -301,8 +306,8 @@ def _copyright(file: Path, tree: Path, root: Path) -> None:
         )
         others.append(f" {about['Name']} {about['Version']}: {licence}")
     stanzas[0] += (
-        "\nComment: It brings copies of these libraries, each under its own licence, whose text is\n"
-        f" in /{folder}/NAME-VERSION.dist-info:\n" + "\n".join(others)
+        "\nComment: It brings copies of these libraries, each under its own licence, whose text\n"
+        f" is in /{folder}/NAME-VERSION.dist-info:\n" + "\n".join(others)
     )
     _write(file, "\n\n".join(stanzas) + "\n")
 

@@ -9,12 +9,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tests.lab.cache import artefact, cache_lock, digest_of
+from tests.lab.cache import artefact, cache_lock, digest_of, files_below
 from tests.lab.commands import CONTAINED, execute
 from tests.lab.guest import Guest
 from tests.lab.images import PACKAGES, SUITE, Images, apt_options_of_this_machine
 from tests.lab.progress import Progress
 from tests.lab.wheels import make_ext4
+from tests.packages.building import packages
 
 #: What a minimal Debian installation has, and what the packages depend on.
 _PACKAGES = (
@@ -23,6 +24,8 @@ _PACKAGES = (
 )
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _DISK_MIB = 700
+_LOCAL_MIB = 32
+LOCAL = Path(__file__).parent / "guestfs" / "local"
 _AGENT = """\
 [Unit]
 Description=The lab's way into this guest
@@ -68,11 +71,34 @@ def userland(progress: Progress) -> Path:
         return artefact("systemd", digest, build, progress, "Debian with systemd (once)")
 
 
+def _local_disk(progress: Progress) -> Path:
+    """An image for /usr/local: the lab's helpers, and the packages in share/."""
+    built = packages()
+    helpers = files_below(LOCAL)
+
+    def build(place: Path) -> None:
+        stage = place / "stage"
+        shutil.copytree(LOCAL, stage)
+        for path in stage.rglob("sbin/*"):
+            path.chmod(0o755)
+        shutil.copytree(built, stage / "share")
+        make_ext4(stage, place / "local.img", mebibytes=_LOCAL_MIB)
+        shutil.rmtree(stage)
+
+    with cache_lock():
+        digest = digest_of(built.name, *helpers)
+        return artefact("local", digest, build, progress, "packages for a guest") / "local.img"
+
+
 class SystemdGuest(Guest):
-    """A guest whose first process is systemd."""
+    """A guest whose first process is systemd; the packages are in /usr/local/share."""
 
     def xml(self, images: Images) -> str:
         """Its domain XML."""
-        disk = userland(Progress()) / "root.img"
-        text = super().xml(replace(images, root_disk=disk))
+        progress = Progress()
+        disks = {
+            "root_disk": userland(progress) / "root.img",
+            "packages_disk": _local_disk(progress),
+        }
+        text = super().xml(replace(images, **disks))
         return text.replace(" lab.name=", " lab.init=/sbin/init lab.name=")

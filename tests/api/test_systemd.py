@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_no_sign_of_life_when_a_thread_has_died() -> None:
     try:
         hypervisor.round_trip(lambda: came.put("alive"))
         assert came.get(timeout=60) == "alive"
-        asking = next(t for t in threading.enumerate() if t.name == "libvirt-record")
+        asking = next(t for t in hypervisor._threads if t.name == "libvirt-record")
         hypervisor._records.put(None)  # type: ignore[arg-type]
         asking.join(60)
         assert not asking.is_alive()

@@ -41,6 +41,7 @@ MODULES = (
     "virtio-rng",
     "vsock_loopback",
     "overlay",
+    "bridge",
 )
 
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")

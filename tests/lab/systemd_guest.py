@@ -26,6 +26,14 @@ _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/us
 _DISK_MIB = 700
 _LOCAL_MIB = 32
 LOCAL = Path(__file__).parent / "guestfs" / "local"
+#: It can play a host: a machine that says in its SMBIOS which it is.
+_SMBIOS = """\
+<sysinfo type='smbios'><system>
+  <entry name='manufacturer'>Acme</entry>
+  <entry name='product'>Rack 1</entry>
+  <entry name='serial'>SN-0077</entry>
+</system></sysinfo>
+"""
 _AGENT = """\
 [Unit]
 Description=The lab's way into this guest
@@ -101,4 +109,6 @@ class SystemdGuest(Guest):
             "packages_disk": _local_disk(progress),
         }
         text = super().xml(replace(images, **disks))
-        return text.replace(" lab.name=", " lab.init=/sbin/init lab.name=")
+        text = text.replace(" lab.name=", " lab.init=/sbin/init lab.name=")
+        text = text.replace("</type>", "</type><smbios mode='sysinfo'/>", 1)
+        return text.replace("<features>", f"{_SMBIOS}<features>", 1)

@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types test-unit test-lab bench storm lab-up lab-down openapi lock wheel clean
+.PHONY: help setup demo test lint types test-unit test-packages test-lab bench storm lab-up lab-down openapi lock wheel packages clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,7 +18,7 @@ setup: ## Install what the tests and the lab need (Debian packages, .venv)
 demo: setup ## The main job, for real: a scan crossed by a live migration, discarded and repeated
 	@$(ROOT) $(PYTHON) -m tests.lab.demo
 
-test: setup lint types test-unit test-lab ## Everything: checks, unit and API tests, the lab, the storm
+test: setup lint types test-unit test-packages test-lab ## Everything: checks, unit and API tests, packages, the lab, the storm
 
 lint: setup ## ruff: rules and format
 	$(PYTHON) -m ruff check .
@@ -29,6 +29,10 @@ types: setup ## mypy, strict
 
 test-unit: setup ## Unit and API tests
 	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api
+
+test-packages: setup ## The packages: built, installed into a Debian, used, purged
+	@tests/setup.sh deploy/packages/packages.txt
+	$(ROOT) $(PYTHON) -m pytest tests/packages
 
 test-lab: setup ## Real live migrations in the lab, and the storm
 	$(ROOT) $(PYTHON) -m pytest tests/lab
@@ -55,6 +59,10 @@ lock: setup ## Write requirements/*.txt anew (needs uv)
 
 wheel: setup ## Build dist/*.whl
 	$(PYTHON) -m build --wheel
+
+packages: setup ## Build dist/*.deb (host, guest) and dist/guest-client.pyz
+	@tests/setup.sh deploy/packages/packages.txt
+	$(PYTHON) deploy/packages/build.py
 
 clean: ## Remove what was built (the lab's cache too)
 	rm -rf .cache build dist

@@ -111,6 +111,7 @@ class Hypervisor:
         self._connection: libvirt.virConnect | None = None
         self._driver = ""
         self._has_jobs = True
+        self._threads: list[threading.Thread] = []
         self._broken = threading.Event()
         self._beat = threading.Event()
         self._look = threading.Event()
@@ -146,6 +147,13 @@ class Hypervisor:
         self._look.set()
         self._beat.set()
 
+    def round_trip(self, back: Callable[[], None]) -> None:
+        """Have ``back`` called in the listener's thread, by way of libvirt's event thread; never if
+        one of our threads has died.
+        """
+        if all(thread.is_alive() for thread in self._threads):
+            self._after_events(back)
+
     def record(self, vm_uuid: str, record: Record) -> None:
         """Write a record into a domain's metadata; what comes of it is told as `recorded`."""
         self._records.put((vm_uuid, record))
@@ -153,7 +161,9 @@ class Hypervisor:
     # The link ------------------------------------------------------------------------------------
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
-        threading.Thread(target=target, name=f"libvirt-{name}", daemon=True).start()
+        thread = threading.Thread(target=target, name=f"libvirt-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _keep_link(self) -> None:
         delay = _BACKOFF_FIRST

@@ -180,7 +180,7 @@ class Keys:
                 f"(mode {stat.S_IMODE(status.st_mode):04o}) and may be known to them; make a new "
                 f"one with 'enabler keys rotate' after 'chmod 600 {path}'"
             )
-        if status.st_uid not in (0, os.geteuid()):
+        if status.st_uid not in (0, os.geteuid(), _served_by(self._directory)):
             raise SigningUnavailable(
                 f"the signing key {path} belongs to user {status.st_uid}; "
                 f"chown it to the user that runs the enabler, or to root"
@@ -249,7 +249,9 @@ class Keys:
     def _folder(self) -> Iterator[None]:
         """Make the folder if need be, and be the only one who writes in it."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._directory.is_dir():
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.chown(self._directory, _served_by(self._directory.parent), -1)
             handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise _cannot_write(self._directory, error.strerror) from error
@@ -285,6 +287,17 @@ def _is(path: Path) -> bool:
         return False
 
 
+def _served_by(folder: Path) -> int:
+    """Return whose the folder's files are to be: what root writes is for the service's user, whose
+    folder it is; anybody else's is his own.
+    """
+    own = os.geteuid()
+    try:
+        return own if own else folder.stat().st_uid
+    except OSError:
+        return own
+
+
 def _write(path: Path, content: Mapping[str, Any], mode: int) -> None:
     """Write a file in one step: it has the old content or the new one, also after a crash."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
@@ -294,6 +307,7 @@ def _write(path: Path, content: Mapping[str, Any], mode: int) -> None:
             opened.write(json.dumps(content, indent=2).encode() + b"\n")
             opened.flush()
             os.fchmod(opened.fileno(), mode)
+            os.fchown(opened.fileno(), _served_by(path.parent), -1)
             os.fsync(opened.fileno())
         temporary.rename(path)
     except BaseException:

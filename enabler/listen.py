@@ -118,6 +118,21 @@ def _parse_vsock(text: str) -> VsockAddress:
     return VsockAddress(port)
 
 
+def address_of(listener: socket.socket) -> Address | None:
+    """Return what a listening stream socket listens on; None for any other socket."""
+    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        return None
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX and isinstance(name, str) and name:
+        return UnixAddress(Path(name))
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        host, _, zone = str(name[0]).partition("%")
+        return HttpAddress(host, int(name[1]), zone or None)
+    return None
+
+
 def bind(address: Address, mode: int, group: str | None) -> socket.socket:
     """Return a listening socket.
 

@@ -41,6 +41,7 @@ from enabler.keys import Keys
 from enabler.libvirt_host import HostFacts
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
+from enabler.systemd import Notifier, handed_over
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._notifier = Notifier()
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[tuple[HostFacts, frozenset[str]]] = self._loop.create_future()
         self._hypervisor = Hypervisor(
@@ -193,11 +195,13 @@ class Service:
         guests: list[tuple[listen.HttpAddress | listen.VsockAddress, socket.socket]] = []
         admins: list[tuple[listen.UnixAddress, socket.socket]] = []
         mode = int(self._settings.admin_mode, 8)
+        given = handed_over(self._settings.addresses)
         for address in self._settings.addresses:
-            bound = listen.bind(address, mode, self._settings.admin_group)
+            bound = given.get(address) or listen.bind(address, mode, self._settings.admin_group)
             stack.callback(bound.close)
             if isinstance(address, listen.UnixAddress):
-                stack.callback(_remove, address.path)
+                if address not in given:  # else it is systemd's, and stays
+                    stack.callback(_remove, address.path)
                 admins.append((address, bound))
             else:
                 guests.append((address, bound))
@@ -264,12 +268,25 @@ class Service:
             log.info(
                 "this machine is %s (%s)", machine.component_id, machine.canonical_json.decode()
             )
+            self._notifier.tell(READY="1", STATUS=f"this machine is {machine.component_id}")
+            signs_of_life = tasks.create_task(self._give_signs_of_life())
             await stop.wait()
+            self._notifier.tell(STOPPING="1")
+            signs_of_life.cancel()
             log.info("ending")
             assert self._inventory is not None
             self._inventory.feed.close()
             for server in servers:
                 server.end()
+
+    async def _give_signs_of_life(self) -> None:
+        """Tell systemd's watchdog, for as long as this loop and libvirt's threads go round.
+
+        A libvirtd that hangs is no reason to be restarted: what guests are told then is true.
+        """
+        while self._notifier.watchdog is not None:
+            self._hypervisor.round_trip(self._notifier.alive)
+            await asyncio.sleep(self._notifier.watchdog / 4)
 
     def _host_document(self) -> HostDocument:
         inventory, identified = self._inventory, self._identified

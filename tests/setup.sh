@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install what the tests and the lab need on a fresh Debian machine, and make the virtual environment.
-# Says what it installs; does nothing, quickly, where everything is there. Run by make.
+# Says what it installs; does nothing, quickly, where everything is there. Run by make. Arguments are
+# more lists of Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +15,7 @@ as_root() {
     fi
 }
 
-mapfile -t wanted < <(sed 's/#.*//' tests/lab/packages.txt | tr -s '[:space:]' '\n' | sed '/^$/d')
+mapfile -t wanted < <(sed 's/#.*//' tests/lab/packages.txt "$@" | tr -s '[:space:]' '\n' | sed '/^$/d')
 missing=()
 for package in "${wanted[@]}"; do
     status=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)

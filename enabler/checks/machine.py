@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import pwd
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from enabler.errors import HypervisorError, IdentityError, SigningUnavailable
 from enabler.identity import Claim, Identified, MachineIdentity, identify
 from enabler.keys import Keys
 from enabler.platforms import LIBVIRT
+
+SERVICE_USER = "enabler"
+"""Whom deploy/systemd/enabler.service runs as."""
 
 _PYTHON = (3, 11)
 
@@ -68,10 +72,16 @@ def check_user() -> Check:
     """Who runs this: the answers below are those that this user gets."""
     if os.geteuid() == 0:
         return Check.ok("user", "root")
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
+    if name == SERVICE_USER:
+        return Check.ok("user", f"{name}, the service's own")
     return Check.warn(
         "user",
-        f"user number {os.geteuid()}, not root: what is checked below is what this user may do",
-        "run 'enabler doctor' as the user that runs the service (root with the unit file we ship)",
+        f"{name}, not root: what is checked below is what this user may do",
+        f"run 'enabler doctor' as root or as the service's user ({SERVICE_USER} with our unit)",
     )
 
 

@@ -279,18 +279,19 @@ def built_in_program(file: Path) -> Program:
     """Give the program that keeps the agent ID when the configuration has none."""
     return Program(
         name="agent-id",
-        command=(
-            sys.executable,
-            "-m",
-            "guest_client",
-            "agent-id",
-            "regenerate",
-            "--file",
-            str(file),
-        ),
+        command=(*_ourselves(), "agent-id", "regenerate", "--file", str(file)),
         phases=(Phase.MIGRATED, Phase.CLONED, Phase.REVERTED),
         timeout=60.0,
     )
+
+
+def _ourselves() -> tuple[str, ...]:
+    """Give the command that runs this very client again."""
+    # A zipapp, or a folder that a package brings, is no place that Python looks for modules in.
+    home = Path(__file__).parents[2]
+    if home.is_file() or (home / "__main__.py").is_file():
+        return sys.executable, str(home)
+    return sys.executable, "-m", "guest_client"
 
 
 def _agent_id_file(settings: Settings) -> Path:

@@ -41,6 +41,7 @@ MODULES = (
     "virtio-rng",
     "vsock_loopback",
     "overlay",
+    "bridge",
 )
 
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -97,7 +98,7 @@ def _debian(progress: Progress) -> Path:
         options = [
             f"--include={','.join(PACKAGES)}",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED),
-            *_apt_options_of_this_machine(),
+            *apt_options_of_this_machine(),
             f"--customize-hook={_FETCH_KERNEL}",
         ]
         execute(
@@ -113,7 +114,7 @@ def _debian(progress: Progress) -> Path:
     return artefact("debian", digest, build, progress, what)
 
 
-def _apt_options_of_this_machine() -> list[str]:
+def apt_options_of_this_machine() -> list[str]:
     """Settings of this machine's apt that decide whether its archive can be used at all."""
     settings = execute(
         ["apt-config", "dump", *_ARCHIVE_SETTINGS, "--format", "%F %v%n"]

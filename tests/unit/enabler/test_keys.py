@@ -144,6 +144,17 @@ def test_no_key_is_made_where_others_may_write(tmp_path: Path) -> None:
         Keys(tmp_path).kid()
 
 
+def test_what_root_rotates_stays_the_services(tmp_path: Path) -> None:
+    service = 65534
+    os.chown(tmp_path, service, service)
+    keys = Keys(tmp_path / "keys")
+    keys.rotate()
+    keys.rotate()
+    assert keys.kid()
+    made = [tmp_path / "keys", *(tmp_path / "keys").iterdir()]
+    assert {path.stat().st_uid for path in made} == {service}
+
+
 def test_the_command_shows_exports_and_rotates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,14 @@
+"""Where guest-client.pyz and the packages start. It must be readable to any Python 3."""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  others do start it
+    sys.stderr.write(
+        "guest-client: this is Python {}.{}, and it needs 3.11 or later; "
+        "name another, as in: python3.11 {}\n".format(*sys.version_info[:2], sys.argv[0])
+    )
+    sys.exit(69)
+
+from guest_client.cli import main
+
+sys.exit(main())

@@ -344,14 +344,15 @@ class Inventory:
             if left <= 0 or unlike(answer.etag):
                 return answer, observed_at
             watchers = self._entries[vm_uuid].watchers
-            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            watcher: asyncio.Future[None] = loop.create_future()
             watchers.add(watcher)
+            # No asyncio.timeout: thousands wait, and it is memory. After the time, a last look.
+            timer = loop.call_later(left, _end, watcher)
             try:
-                async with asyncio.timeout(left):
-                    await watcher
-            except TimeoutError:
-                continue  # the last look, and the answer
+                await watcher
             finally:
+                timer.cancel()
                 watchers.discard(watcher)
 
     async def look_for_new(self) -> None:
@@ -578,3 +579,8 @@ def _marks(facts: VmFacts | None) -> frozenset[Mark]:
     if facts.token_sha256 is not None:
         marks.add(("token", facts.token_sha256))
     return frozenset(marks)
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

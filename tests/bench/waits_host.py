@@ -42,6 +42,7 @@ class Host:
         self._settings = Settings(
             libvirt_uri=URI,
             listen=(f"unix:{folder}/admin.sock",),
+            keys_directory=folder / "keys",
             machine=MachineSettings(manufacturer="Acme", model="Rack", serial_number="SN-1"),
         )
         start_event_loop()

@@ -100,6 +100,15 @@ async def caller(request: Request) -> str:
 
     Raises what `Callers.identify` raises, `TooManyRequests` and `TooManyConnections`.
     """
+    vm_uuid = await _identified(request)
+    connection: Connection = request.state.connection
+    seconds = connection.allowance.take(time.monotonic()) if connection.allowance else 0
+    if seconds:
+        raise errors.TooManyRequests(seconds)
+    return vm_uuid
+
+
+async def _identified(request: Request) -> str:
     found = state.of(request)
     connection: Connection = request.state.connection
     token = tokens.of_headers(request.headers.getlist("authorization"))
@@ -114,15 +123,17 @@ async def caller(request: Request) -> str:
         found.door.recognise(connection, vm_uuid)
         # The version from before: if it changed meanwhile, the next request finds out anew.
         connection.settle(version, token, vm_uuid)
-    seconds = connection.allowance.take(time.monotonic()) if connection.allowance else 0
-    if seconds:
-        raise errors.TooManyRequests(seconds)
     return vm_uuid
 
 
 async def _answer(request: Request, vm_uuid: str, condition: identity.Condition) -> Response:
+    async def still() -> None:
+        # While it waited, its token may have been made void, or its address another's.
+        if await _identified(request) != vm_uuid:
+            raise _left()
+
     try:
-        return await identity.respond(request, vm_uuid, condition, _as_left)
+        return await identity.respond(request, vm_uuid, condition, _as_left, still)
     except errors.VmNotFound as error:
         raise _as_left(error) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,11 +79,12 @@ async def respond(
     vm_uuid: str,
     condition: Condition,
     gone: Callable[[EnablerError], EnablerError] | None = None,
+    still: Callable[[], Awaitable[None]] | None = None,
 ) -> Response:
     """Return 200 with a VM's identity, or 304 if the caller has this state already.
 
     A caller that has it, and is ready to wait, is told when that ends; ``gone`` puts what goes
-    wrong meanwhile into the listener's words.
+    wrong meanwhile into the listener's words, and ``still`` raises if by then it may not be told.
     """
     known = condition.if_none_match
     seconds = waiting.seconds(condition.prefer, condition.wait)
@@ -101,6 +102,8 @@ async def respond(
             )
             try:
                 told = await waiting.unless_hung_up(receive, change)
+                if told is not None and still is not None:
+                    await still()
             except EnablerError as error:
                 return problems.of_error(error if gone is None else gone(error))
         if told is None:

@@ -5,6 +5,7 @@ driver. What the guest agent does is the lab's to show.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -62,6 +63,29 @@ def test_a_token_s_life(
     eventually(lambda: ask(guest, second) == 401)
     assert first not in caplog.text
     assert second not in caplog.text
+
+
+def test_a_token_that_is_void_when_the_wait_ends(
+    port: int, guest: httpx.Client, hypervisor: libvirt.virConnect
+) -> None:
+    token = enrolment.enroll(URI, "test").token
+    eventually(lambda: ask(guest, token) == 200)
+    headers = {"Authorization": f"Bearer {token}"}
+    etag = guest.get("/v1/identity", headers=headers).headers["ETag"]
+    headers |= {"If-None-Match": etag}
+
+    def wait() -> httpx.Response:
+        url = f"http://127.0.0.1:{port}/v1/identity?wait=60"
+        return httpx.get(url, headers=headers, timeout=70)
+
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(wait)
+        # A later one that waits for a second: by its end the first has long been waiting.
+        assert guest.get("/v1/identity?wait=1", headers=headers).status_code == 304
+        assert not waiting.done()
+        hypervisor.lookupByName("test").setVcpus(1)
+        enrolment.enroll(URI, "test")
+        assert waiting.result().status_code == 401
 
 
 def test_only_the_hash_is_kept_live_and_for_the_next_start(

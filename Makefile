@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types test-unit test-packages test-lab bench storm lab-up lab-down openapi lock wheel packages clean
+.PHONY: help setup demo test lint types test-unit test-packages test-lab test-boot bench storm lab-up lab-down openapi lock wheel packages clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,7 +35,11 @@ test-packages: setup ## The packages: built, installed into a Debian, used, purg
 	$(ROOT) $(PYTHON) -m pytest tests/packages
 
 test-lab: setup ## Real live migrations in the lab, and the storm
-	$(ROOT) $(PYTHON) -m pytest tests/lab
+	$(ROOT) $(PYTHON) -m pytest tests/lab -m "not boot"
+
+test-boot: setup ## The packages in guests that boot with systemd (ten minutes)
+	@tests/setup.sh deploy/packages/packages.txt
+	$(ROOT) $(PYTHON) -m pytest tests/lab -m boot -s
 
 bench: setup ## What it costs, against baselines in the same run (tests/bench)
 	@$(ROOT) $(PYTHON) -m tests.bench

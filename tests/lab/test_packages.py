@@ -1,0 +1,114 @@
+"""The Debian packages under a real systemd: a guest that boots with it, and migrates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.guest import Guest
+from tests.lab.host import Host
+from tests.lab.images import build_images
+from tests.lab.lab import Lab
+from tests.lab.migration import migrate
+from tests.lab.processes import wait_until
+from tests.lab.progress import Progress
+from tests.lab.systemd_guest import SystemdGuest
+from tests.packages.building import deb, packages
+
+pytestmark = [pytest.mark.lab, pytest.mark.boot]
+
+PATIENCE = 240
+ON_MIGRATION = """\
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo moved >> /root/moved'
+
+[Install]
+WantedBy=guest-client-migrated.target
+"""
+BRIDGE = """
+sed -i 's|^libvirt_uri.*|libvirt_uri = "test:///default"|' /etc/enabler/enabler.toml
+ip address flush dev eth0
+ip link add enabler0 address 52:54:00:77:00:01 type bridge
+ip link set enabler0 up
+ip address add 169.254.77.1/16 dev enabler0
+ip address add fe80::77:1/64 dev enabler0 nodad
+systemctl restart enabler
+"""
+
+
+@pytest.fixture
+def debian(settled: Lab) -> Iterator[Guest]:
+    """A guest on host-a, booted by systemd, in which nothing of ours is installed."""
+    made = SystemdGuest("vm2", 1, settled.hosts)
+    made.define(settled.hosts[0], build_images(Progress()))
+    made.start(settled.hosts[0])
+    made.wait_ready(240)
+    done = made.run(["systemctl", "is-system-running", "--wait"], timeout=240)
+    assert done.stdout == "running\n", made.run(["systemctl", "--failed"]).stdout
+    yield made
+    made.undefine()
+
+
+def out(guest: Guest, *argv: str) -> str:
+    return guest.run(list(argv), check=True, timeout=300).stdout
+
+
+def serial(host: Host) -> str:
+    assert host.machine is not None
+    return host.machine.serial
+
+
+def install(guest: Guest, name: str) -> None:
+    print(out(guest, "dpkg", "-i", f"/usr/local/share/{deb(packages(), name).name}"))
+
+
+def purged(guest: Guest, name: str) -> None:
+    print(out(guest, "dpkg", "--purge", name))
+    assert out(guest, "systemctl", "list-units", "--all", "--plain", "--no-legend", "enabler*",
+               "guest-client*") == ""  # fmt: skip
+    assert out(guest, "systemctl", "--failed", "--plain", "--no-legend") == ""
+
+
+def test_the_guests_package_under_systemd(debian: Guest, a: Host, b: Host) -> None:
+    install(debian, "vm-enabler-guest")
+    assert out(debian, "systemctl", "is-active", "guest-client-agent") == "active\n"
+    debian.write_file("/etc/systemd/system/meter.service", ON_MIGRATION)
+    out(debian, "systemctl", "enable", "meter.service")
+    before = out(debian, "/usr/bin/guest-client", "agent-id", "show")
+    knows = ["/usr/bin/guest-client", "agent", "status"]
+    assert wait_until(lambda: serial(a) in debian.run(knows).stdout, PATIENCE, 1)
+    migrate(debian, b)
+    moved = ["cat", "/root/moved"]
+    assert wait_until(lambda: debian.run(moved).stdout == "moved\n", PATIENCE, 1)
+    assert out(debian, "/usr/bin/guest-client", "agent-id", "show") != before
+    print(out(debian, "/usr/bin/guest-client", "agent", "history"))
+    purged(debian, "vm-enabler-guest")
+
+
+def test_the_hosts_package_under_systemd(debian: Guest) -> None:
+    install(debian, "vm-enabler")
+    out(debian, "sh", "-ec", BRIDGE)
+    assert out(debian, "systemctl", "is-active", "enabler.service", "enabler.socket") == (
+        "active\nactive\n"
+    )
+    checks = json.loads(out(debian, "enabler", "doctor", "--json"))["checks"]
+    assert not [check for check in checks if check["status"] == "fail"]
+    print(out(debian, "enabler", "doctor"))
+    print(out(debian, "systemctl", "status", "enabler", "enabler.socket"))
+    assert json.loads(out(debian, "enabler", "vms", "--json"))["vms"]
+    exposure = out(debian, "systemd-analyze", "security", "enabler")
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", exposure)
+    assert level is not None
+    assert float(level[1]) < 2
+    # The watchdog: a process that gives no sign of life is replaced.
+    pid = out(debian, "systemctl", "show", "-P", "MainPID", "enabler")
+    out(debian, "kill", "-STOP", pid.strip())
+    restarts = ["systemctl", "show", "-P", "NRestarts", "enabler"]
+    assert wait_until(lambda: debian.run(restarts).stdout == "1\n", PATIENCE, 1)
+    vms = ["enabler", "vms", "--json"]
+    assert wait_until(lambda: debian.run(vms).returncode == 0, PATIENCE, 1)
+    purged(debian, "vm-enabler")

@@ -233,6 +233,11 @@ class Channel:
     def _via(self) -> str | None:
         return None if self._transport.used is None else str(self._transport.used)
 
+    @property
+    def _where(self) -> str:
+        """Whose answer it is: of the addresses that ``auto`` stands for, the one in use."""
+        return self._via or str(self.endpoint)
+
     def history(self, deadline: float = DEFAULT_DEADLINE) -> object:
         """Read where this VM has been, as the contract has it, unverified.
 
@@ -334,25 +339,25 @@ class Channel:
         status = answer.status
         if 300 <= status < 400:
             target = printable(answer.headers.get("location", "nowhere"), 100)
-            raise UntrustedAnswer(f"{self.endpoint} sends us on to {target}, which {_NO_ENABLER}")
+            raise UntrustedAnswer(f"{self._where} sends us on to {target}, which {_NO_ENABLER}")
         if status == 429 or status >= 500:
             after = _seconds(answer.headers.get("retry-after", ""))
             raise _TryAgain(f"{status} {self._problem(answer)}".rstrip(), not_before=after)
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         if status in (401, 403) and kind == _PROBLEM:
             raise Refused(
-                f"the enabler at {self._transport.used} refuses to tell us who we are"
+                f"the enabler at {self._where} refuses to tell us who we are"
                 f" ({status} {self._problem(answer)}); it answers only the VMs of its own host:"
                 " check on the host with `enabler vms` and `enabler doctor`"
             )
         if status == 404 and question.path != "/v1/identity":
             raise UntrustedAnswer(
-                f"the enabler at {self.endpoint} has no {question.path}: it is older than this"
+                f"the enabler at {self._where} has no {question.path}: it is older than this"
                 " client; update it"
             )
         if status != 200:
             raise UntrustedAnswer(
-                f"{self.endpoint} answers with status {status}, which {_NO_ENABLER}"
+                f"{self._where} answers with status {status}, which {_NO_ENABLER}"
             )
         if kind != question.kind:
             shown, wanted = (
@@ -360,15 +365,15 @@ class Channel:
                 "JSON" if question.kind == _JSON else "an attestation",
             )
             raise UntrustedAnswer(
-                f"{self.endpoint} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
+                f"{self._where} answers with {shown}, not {wanted}, which {_NO_ENABLER}"
             )
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise UntrustedAnswer(
-                f"{self.endpoint} answers in a coding we did not ask for, which {_NO_ENABLER}"
+                f"{self._where} answers in a coding we did not ask for, which {_NO_ENABLER}"
             )
         if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
             raise UntrustedAnswer(
-                f"{self.endpoint} answers without a length, so that a cut answer would go unseen,"
+                f"{self._where} answers without a length, so that a cut answer would go unseen,"
                 f" which {_NO_ENABLER}"
             )
         return self._body(answer, question.largest)
@@ -380,7 +385,7 @@ class Channel:
             if len(body) > largest:
                 limit = size_in_words(largest)
                 raise UntrustedAnswer(
-                    f"{self.endpoint} answers with more than {limit}, which {_NO_ENABLER}"
+                    f"{self._where} answers with more than {limit}, which {_NO_ENABLER}"
                 )
         return bytes(body)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,3 +74,17 @@ def baseline(network: Network, kind: str, port: int, file: Path) -> Iterator[int
             yield process.pid
         finally:
             process.terminate()
+
+
+def quiet(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process does nothing: it has done what it does once for each VM it meets."""
+    stat = Path(f"/proc/{process.pid}/stat")
+
+    def ticks() -> int:
+        fields = stat.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])  # utime and stime, proc_pid_stat(5)
+
+    before = -100
+    while (now := ticks()) - before > os.sysconf("SC_CLK_TCK") // 20:
+        before = now
+        time.sleep(1)

@@ -13,10 +13,10 @@ from statistics import median
 
 from tests.api.network import Network, network, serving, vm_mac, write_node
 from tests.bench.figures import Figure, at_least, at_most, say
-from tests.bench.load import UNLIMITED, wrk
+from tests.bench.load import UNLIMITED, quiet, wrk
 
 MANY, FEW, READY = 10_000, 10, 1_000
-ROUNDS, STARTS = 5, 5
+ROUNDS, STARTS = 3, 5
 
 _LIST = """
 import json, sys, time, libvirt
@@ -42,8 +42,9 @@ def _requests(folder: Path) -> Figure:
             uri = write_node(folder / "node.xml", count)
             with (
                 network("vmscale", [vm_mac(1)]) as net,
-                serving(net, folder / "log", uri=uri, environment=UNLIMITED),
+                serving(net, folder / "log", uri=uri, environment=UNLIMITED) as process,
             ):
+                quiet(process)
                 wrk(net, f"{net.url}/v1/identity", 1)
                 found.append(wrk(net, f"{net.url}/v1/identity").per_second)
         said = ", ".join(f"{count} VMs {found[-1]:,.0f}/s" for count, found in rates.items())

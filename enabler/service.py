@@ -39,6 +39,7 @@ from enabler.identity import Identified, identify
 from enabler.inventory import Inventory
 from enabler.keys import Keys
 from enabler.libvirt_host import HostFacts
+from enabler.mailbox import Mailbox
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
 from enabler.systemd import Notifier, handed_over
@@ -97,7 +98,7 @@ class Service:
         self._hypervisor = Hypervisor(
             settings.libvirt_uri,
             self,
-            self._loop.call_soon_threadsafe,
+            Mailbox(self._loop).post,
             Runs.of_uri(settings.libvirt_uri),
         )
         self._keys = Keys(settings.keys_directory, settings.signing_key)

@@ -93,6 +93,7 @@ class Announcement:
                 break
             except OSError:  # ENOBUFS: more came than there was room for, perhaps an announcement
                 heard = True
+                break
         now = self._clock()
         if not heard or (self._last is not None and now - self._last < QUIET):
             return False

@@ -189,7 +189,7 @@ def _serve(options: argparse.Namespace) -> int:
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
     # What other libraries say in passing is no news of ours.
-    for library in ("uvicorn", "pyroute2", "asyncio"):
+    for library in ("uvicorn", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
     from enabler import service
 

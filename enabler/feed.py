@@ -12,22 +12,32 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from enabler.changes import EventKind
 from enabler.documents import EventDocument
 
 KEPT = 4096
 """Events; at some 400 bytes each that is less than 2 MB."""
 
 
-@dataclass(frozen=True, slots=True)
 class Told:
-    """One event, ready to be sent."""
+    """One event. Made into a document when the first reader wants it: a start tells thousands."""
 
-    number: int
-    kind: str
-    data: str
-    """JSON, on one line."""
+    __slots__ = ("_data", "_make", "kind", "number")
+
+    def __init__(self, number: int, kind: EventKind, make: Callable[[], EventDocument]) -> None:
+        self.number = number
+        self.kind = kind
+        self._make: Callable[[], EventDocument] | None = make
+        self._data = ""
+
+    @property
+    def data(self) -> str:
+        """JSON, on one line."""
+        if self._make is not None:
+            self._data, self._make = self._make().line(), None
+        return self._data
 
 
 class Feed:
@@ -52,8 +62,12 @@ class Feed:
 
     def tell(self, event: EventDocument) -> None:
         """Take in an event."""
+        self.tell_of(event.kind, lambda: event)
+
+    def tell_of(self, kind: EventKind, make: Callable[[], EventDocument]) -> None:
+        """Take in an event that ``make`` gives, then as now."""
         self._count += 1
-        self._ring.append(Told(self._count, event.kind, event.line()))
+        self._ring.append(Told(self._count, kind, make))
         self._wake()
 
     def close(self) -> None:

@@ -116,6 +116,10 @@ class Hypervisor:
         self._beat = threading.Event()
         self._look = threading.Event()
         self._stopping = threading.Event()
+        self._listed: dict[str, libvirt.virDomain] = {}
+        """From the last list, to be asked about once: a call of libvirt's less for each. What
+        became of a domain since then is told by events, and then it is asked about anew.
+        """
         self._questions: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._records: queue.SimpleQueue[tuple[str, Record]] = queue.SimpleQueue()
 
@@ -224,7 +228,8 @@ class Hypervisor:
 
     def _running(self, connection: libvirt.virConnect) -> frozenset[str]:
         active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        return frozenset(domain.UUIDString() for domain in active)
+        self._listed = {domain.UUIDString(): domain for domain in active}
+        return frozenset(self._listed)
 
     def _beat_until_broken(self, connection: libvirt.virConnect) -> None:
         beats = 0
@@ -338,11 +343,11 @@ class Hypervisor:
     ) -> tuple[Observation, Run | None, StatusFile | None]:
         at = datetime.now(UTC)
         try:
-            domain = connection.lookupByUUIDString(vm_uuid)
+            domain = self._listed.pop(vm_uuid, None) or connection.lookupByUUIDString(vm_uuid)
             # Run and status file come before the state: if a run ends, or its state changes,
             # between these questions, then the answer is about what was, and is seen to be.
             status = self._runs.status_file(domain.name()) if self._driver == "QEMU" else None
-            run = self._run(domain) if domain.isActive() else None
+            run = self._run(domain) if domain.ID() >= 0 else None
             state, reason = domain.state()
             presence = presence_of(state, reason)
             if presence is None or run is None:
@@ -372,8 +377,7 @@ class Hypervisor:
                     "and by it one run of a VM is told from the next; run the enabler as root, "
                     "or give its user read access to libvirt's run-time folder"
                 ) from error
-        number = domain.ID()
-        return None if number < 0 else self._runs.of_domain_id(number)
+        return self._runs.of_domain_id(domain.ID())
 
     def _job(self, domain: libvirt.virDomain) -> Job:
         if not self._has_jobs:

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from enabler import answers, domains, history, residency
@@ -67,6 +68,10 @@ Mark = tuple[str, str | int]
 
 _RETRY_INTERVAL = 1.0
 _LOOKS = 3
+_RECORD_INTERVAL = 0.005
+"""Seconds from one VM's records to the next one's while there are many to write: after a start on a
+host where none have been kept, they take a third of a processor and delay no answer.
+"""
 
 
 class Source(Protocol):
@@ -91,6 +96,7 @@ class _Entry:
     run: Run | None = None
     status: StatusFile | None = None
     answer: Answer | None = None
+    """Made when it is first asked for; None after each change."""
     told: Known | None = None
     asked: bool = False
     observed_at: datetime | None = None
@@ -142,6 +148,9 @@ class Inventory:
         """Whether a connection has stood before: what is found then was not here all along."""
         self._before_us: set[str] = set()
         """VMs that ran before anybody looked, until they are looked at."""
+        self._unrecorded: dict[str, None] = {}
+        """VMs found at a start whose records are still to be looked after, in order."""
+        self._recording: asyncio.TimerHandle | None = None
         self._confirmed_at: float | None = None
         self._looked_at: float | None = None
         self.observed_at: datetime | None = None
@@ -212,6 +221,7 @@ class Inventory:
             self._ask(vm_uuid, entry)
             return
         entry.run, entry.status, entry.observed_at = run, status, seen.at
+        at_start = vm_uuid in self._unsettled_at_start
         self._unsettled_at_start.discard(vm_uuid)
         self._set(vm_uuid, entry, vm)
         self._tell(vm_uuid, entry, seen.at)
@@ -219,8 +229,13 @@ class Inventory:
             del self._entries[vm_uuid]
         elif vm.watched:
             self._later(WATCH_INTERVAL, vm_uuid)
-        self._keep_record(entry, seen)
-        self._keep_history(entry, seen)
+        if at_start and self._lacks_history(vm):
+            # Many at once: first they are all looked at, and guests can be answered.
+            self._unrecorded[vm_uuid] = None
+        else:
+            self._keep_records(vm_uuid, entry)
+        if self._unrecorded and not self._unsettled_at_start and self._recording is None:
+            self._keep_next_records()
         self._wake(entry)
 
     def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
@@ -315,11 +330,12 @@ class Inventory:
         if self._failure is not None or not self._fresh():
             return None
         entry = self._entries.get(vm_uuid)
-        if entry is None or entry.answer is None or not self._current(entry):
+        if entry is None or not self._current(entry):
             return None
         if self.observed_at is None or entry.observed_at is None:
             return None
-        return entry.answer, max(self.observed_at, entry.observed_at)
+        answer = entry.answer or self._make_answer(entry)
+        return None if answer is None else (answer, max(self.observed_at, entry.observed_at))
 
     async def history(self, vm_uuid: str) -> tuple[Carried, Stay]:
         """Return the history of a VM that lives here, and its present stay. Raises as `identity`
@@ -327,6 +343,8 @@ class Inventory:
         """
         await self.identity(vm_uuid)
         entry = self._entries[vm_uuid]
+        if vm_uuid in self._unrecorded:
+            self._keep_records(vm_uuid, entry)
         assert entry.vm.stay is not None
         return entry.history, entry.vm.stay
 
@@ -399,7 +417,9 @@ class Inventory:
     def _set(self, vm_uuid: str, entry: _Entry, vm: Vm) -> None:
         old, entry.vm = entry.vm, vm
         if old.place is not vm.place or old.stay != vm.stay:
-            log.info("VM %s: %s%s", vm_uuid, vm.place, f" {vm.stay.id}" if vm.stay else "")
+            # Those found at a start are told of by their number.
+            level = logging.DEBUG if vm_uuid in self._before_us else logging.INFO
+            log.log(level, "VM %s: %s%s", vm_uuid, vm.place, f" {vm.stay.id}" if vm.stay else "")
         now = vm.facts if vm.place is not Place.ABSENT else None
         self._index(vm_uuid, _marks(old.facts), _marks(now))
         self._renew_answer(entry)
@@ -409,17 +429,18 @@ class Inventory:
         self._before_us.discard(vm_uuid)
         entry.told, told = changes(entry.told, entry.vm, at_start=at_start)
         for change in told:
-            self.feed.tell(answers.event(vm_uuid, change, at))
+            self.feed.tell_of(change.kind, partial(answers.event, vm_uuid, change, at))
 
     def _renew_answer(self, entry: _Entry) -> None:
-        old, entry.answer = (
-            entry.answer,
-            answers.answer(entry.vm, self.component_id, self.machine, self.capacity),
-        )
-        if old is not None and (entry.answer is None or entry.answer.etag != old.etag):
+        old, entry.answer = entry.answer, None
+        if entry.watchers and (old is None or self._make_answer(entry) != old):
             for watcher in entry.watchers:
                 if not watcher.done():
                     watcher.set_result(None)
+
+    def _make_answer(self, entry: _Entry) -> Answer | None:
+        entry.answer = answers.answer(entry.vm, self.component_id, self.machine, self.capacity)
+        return entry.answer
 
     def _index(self, vm_uuid: str, before: frozenset[Mark], after: frozenset[Mark]) -> None:
         if before == after:
@@ -433,38 +454,59 @@ class Inventory:
         for mark in after:
             self._by_mark.setdefault(mark, set()).add(vm_uuid)
 
-    def _keep_record(self, entry: _Entry, seen: Observation) -> None:
-        stay = entry.vm.stay
-        if not entry.vm.resident or stay is None or not isinstance(seen, Seen):
-            return
-        # Not while it is moved: the record would wait for the migration, and then be another host's
-        # affair.
-        moving = entry.vm.migration is not residency.MigrationState.NONE
-        if stay not in (seen.facts.recorded, entry.recorded) and not moving:
-            entry.recorded = stay
-            self._source.record(seen.facts.uuid, domains.record(stay))
+    def _lacks_history(self, vm: Vm) -> bool:
+        if self._archive is None or vm.stay is None or vm.facts is None:
+            return False
+        return not self._archive.has(vm.facts.history, vm.stay)
 
-    def _keep_history(self, entry: _Entry, seen: Observation) -> None:
-        stay = entry.vm.stay
-        if not entry.vm.resident or stay is None or not isinstance(seen, Seen):
+    def _keep_next_records(self) -> None:
+        self._recording = None
+        if not self._unrecorded:
             return
-        kept = seen.facts.history
+        vm_uuid = next(iter(self._unrecorded))
+        entry = self._entries.get(vm_uuid)
+        if entry is None:
+            del self._unrecorded[vm_uuid]
+        else:
+            self._keep_records(vm_uuid, entry)
+        loop = asyncio.get_running_loop()
+        self._recording = loop.call_later(_RECORD_INTERVAL, self._keep_next_records)
+
+    def _keep_records(self, vm_uuid: str, entry: _Entry) -> None:
+        """Have a stay's record and its entry in the history kept, if they are not."""
+        self._unrecorded.pop(vm_uuid, None)
+        vm = entry.vm
+        if not (vm.resident and vm.settled) or vm.stay is None or vm.facts is None:
+            return
+        # Not while it is moved: a record would wait for the migration, and then be another host's
+        # affair.
+        moving = vm.migration is not residency.MigrationState.NONE
+        if vm.stay not in (vm.facts.recorded, entry.recorded) and not moving:
+            entry.recorded = vm.stay
+            self._source.record(vm_uuid, domains.record(vm.stay))
+        self._keep_history(vm_uuid, entry, vm.facts.history, vm.stay, moving=moving)
+
+    def _keep_history(
+        self, vm_uuid: str, entry: _Entry, kept: Carried, stay: Stay, *, moving: bool
+    ) -> None:
         if self._archive is None or self._archive.has(kept, stay):
             entry.history, entry.history_asked = kept, None
             return
         if entry.history_asked == stay.id:
             return  # on its way
         entry.history = kept
-        if entry.vm.migration is not residency.MigrationState.NONE:
-            return  # as with the record of the stay
+        if moving:
+            return
         with contextlib.suppress(SigningUnavailable):  # which was logged
-            entry.history = self._archive.arrival(kept, seen.facts.uuid, stay, datetime.now(UTC))
+            entry.history = self._archive.arrival(kept, vm_uuid, stay, datetime.now(UTC))
             entry.history_asked = stay.id
             record = domains.history_record(entry.history, domains.Keep.BOTH)
-            self._source.record(seen.facts.uuid, record)
+            self._source.record(vm_uuid, record)
 
     def _keep_departure(self, vm_uuid: str, entry: _Entry, at: datetime) -> None:
         """Keep the end of a stay, if the domain is still here: it was not moved, but stopped."""
+        if vm_uuid in self._unrecorded:
+            self._keep_records(vm_uuid, entry)
         stay, archive = entry.vm.stay, self._archive
         if archive is None or stay is None or not entry.vm.resident:
             return

@@ -7,7 +7,7 @@ libvirt's is refused as well: a domain's metadata may be its owner's text.
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import Element, TreeBuilder
+from xml.etree.ElementTree import XML, Element, ParseError
 from xml.parsers import expat
 
 LONGEST = 2 * 1024 * 1024
@@ -30,35 +30,20 @@ def parse(text: str) -> Element:
     """
     if len(text) > LONGEST:
         raise UnsafeXmlError(f"XML of {len(text)} characters is refused; {LONGEST} may be")
-    builder = TreeBuilder()
-    depth = 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > DEEPEST:
-            raise UnsafeXmlError(f"XML more than {DEEPEST} elements deep is refused")
-        builder.start(_name(tag), {_name(key): value for key, value in attributes.items()})
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(_name(tag))
-
-    parser = expat.ParserCreate(namespace_separator="}")
-    parser.StartDoctypeDeclHandler = _refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = builder.data
+    # Read twice, both times in C: that is several times as fast as once with handlers in Python.
+    gate = expat.ParserCreate()
+    gate.StartDoctypeDeclHandler = _refuse
     try:
-        parser.Parse(text, True)
-    except expat.ExpatError as error:
+        gate.Parse(text, True)
+        root = XML(text)
+    except (expat.ExpatError, ParseError) as error:
         raise UnsafeXmlError(f"not well-formed XML: {error}") from error
-    return builder.close()
-
-
-def _name(expat_name: str) -> str:
-    return "{" + expat_name if "}" in expat_name else expat_name
+    level = [root]
+    for _ in range(DEEPEST):
+        level = [child for element in level for child in element]
+        if not level:
+            return root
+    raise UnsafeXmlError(f"XML more than {DEEPEST} elements deep is refused")
 
 
 def _refuse(*_: object) -> None:

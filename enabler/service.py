@@ -139,10 +139,10 @@ class Service:
             inventory = await self._begin(stop)
             if inventory is None:
                 return
-            async with KernelNeighbours() as neighbours:
+            with KernelNeighbours() as neighbours:
                 callers = self._callers(inventory, neighbours)
                 interfaces = {
-                    _key(address): await neighbours.interface_of(address.host, address.zone)
+                    _key(address): neighbours.interface_of(address.host, address.zone)
                     for address, _ in guests
                     if isinstance(address, listen.HttpAddress)
                 }

@@ -9,18 +9,16 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 from collections.abc import Iterator
-from ipaddress import ip_address
 
-_GROUP_NEIGH = 1 << 2  # RTMGRP_NEIGH
-_NEW, _DELETED = 28, 29  # RTM_NEWNEIGH, RTM_DELNEIGH
-_NO_ADDRESS = 0x01 | 0x20 | 0x40  # NUD_INCOMPLETE, NUD_FAILED, NUD_NOARP
-_DST, _LLADDR = 1, 2  # NDA_DST, NDA_LLADDR
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_NEIGHBOUR = struct.Struct("=BBHiHBB")  # struct ndmsg
-_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
-_LONGEST = 1 << 16
+from enabler.callers.rtnetlink import (
+    LONGEST,
+    RTM_DELNEIGH,
+    RTM_NEWNEIGH,
+    RTMGRP_NEIGH,
+    messages,
+    neighbour,
+)
 
 Change = tuple[str, int, str | None]
 """IP address, interface index, MAC address (lower case; None if there is none any more)."""
@@ -33,7 +31,7 @@ class NeighbourNews:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        self._socket.bind((0, _GROUP_NEIGH))
+        self._socket.bind((0, RTMGRP_NEIGH))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -50,7 +48,7 @@ class NeighbourNews:
     def _read(self) -> Iterator[Change | None]:
         while True:
             try:
-                received = self._socket.recv(_LONGEST)
+                received = self._socket.recv(LONGEST)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -63,31 +61,7 @@ class NeighbourNews:
 
 def parse(received: bytes) -> Iterator[Change]:
     """Return the changes that one netlink datagram tells of."""
-    at = 0
-    while at + _HEADER.size <= len(received):
-        length, kind, _, _, _ = _HEADER.unpack_from(received, at)
-        if length < _HEADER.size:
-            return
-        if kind in (_NEW, _DELETED):
-            yield _change(kind, received[at + _HEADER.size : at + length])
-        at += _aligned(length)
-
-
-def _change(kind: int, message: bytes) -> Change:
-    _, _, _, index, state, _, _ = _NEIGHBOUR.unpack_from(message)
-    attributes: dict[int, bytes] = {}
-    at = _NEIGHBOUR.size
-    while at + _ATTRIBUTE.size <= len(message):
-        length, name = _ATTRIBUTE.unpack_from(message, at)
-        if length < _ATTRIBUTE.size:
-            break
-        attributes[name] = message[at + _ATTRIBUTE.size : at + length]
-        at += _aligned(length)
-    dst, mac = attributes.get(_DST, b""), attributes.get(_LLADDR)
-    address = str(ip_address(dst)) if len(dst) in (4, 16) else ""
-    gone = kind == _DELETED or state & _NO_ADDRESS or mac is None
-    return address, index, None if gone or mac is None else mac.hex(":")
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
+    for kind, _, payload in messages(received):
+        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            told = neighbour(payload)
+            yield told.address, told.interface_index, told.mac if kind == RTM_NEWNEIGH else None

@@ -6,14 +6,10 @@ import asyncio
 import logging
 import socket
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Self
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.ndmsg import NUD_FAILED, NUD_INCOMPLETE, NUD_NOARP
-
 from enabler.callers.neighbour_news import NeighbourNews
+from enabler.callers.rtnetlink import Rtnetlink, family
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +33,15 @@ class KernelNeighbours:
     """
 
     def __init__(self) -> None:
-        self._netlink = AsyncIPRoute()
+        self._netlink = Rtnetlink()
         self._news = NeighbourNews()
         self._known: dict[_Key, str] = {}
         self._asked: set[_Key] = set()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._netlink.close()
         self._news.close()
 
@@ -73,16 +64,13 @@ class KernelNeighbours:
                     self._known.pop(key, None)
                 self._asked.discard(key)
 
-    async def interface_of(self, address: str, zone: str | None) -> int | None:
+    def interface_of(self, address: str, zone: str | None) -> int | None:
         """Return the index of the interface that has a local address; None for a wildcard one."""
         if zone is not None:
             return socket.if_nametoindex(zone)
         if ip_address(address).is_unspecified:
             return None
-        async for found in await self._netlink.get_addr():
-            if address in (found.get("local"), found.get("address")):
-                return int(found["index"])
-        return None
+        return self._netlink.interface_with(address)
 
     async def mac_of(self, address: str, interface_index: int | None) -> str | None:
         """Return the MAC address behind an IP address, as `Neighbours.mac_of` says.
@@ -97,12 +85,12 @@ class KernelNeighbours:
         if known is not None:
             return known
         self._asked.add(key)
-        mac = await self._known_mac(address, interface_index)
+        mac = self._found(address, interface_index)
         if mac is None and interface_index is not None:
             _call(address, interface_index)
             for _ in range(_CALL_LOOKS):
                 await asyncio.sleep(_CALL_WITHIN / _CALL_LOOKS)
-                mac = await self._known_mac(address, interface_index)
+                mac = self._found(address, interface_index)
                 if mac is not None:
                     break
         self._take_in_news()
@@ -114,33 +102,23 @@ class KernelNeighbours:
         self._asked.discard(key)
         return mac
 
-    async def _known_mac(self, address: str, interface_index: int | None) -> str | None:
-        if interface_index is None:
-            found = [entry async for entry in await self._netlink.get_neighbours(dst=address)]
-        else:
-            try:
-                found = await self._netlink.neigh(
-                    "get", dst=address, ifindex=interface_index, family=_family(address)
-                )
-            except NetlinkError as error:
-                log.debug("neighbour %s: %s", address, error)
-                return None
-        macs = {
-            entry.get("lladdr")
-            for entry in found
-            if not entry["state"] & (NUD_FAILED | NUD_INCOMPLETE | NUD_NOARP)
-        }
-        macs.discard(None)
-        return str(macs.pop()).lower() if len(macs) == 1 else None
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+    def _found(self, address: str, interface_index: int | None) -> str | None:
+        try:
+            if interface_index is None:
+                found = self._netlink.neighbours(address)
+            else:
+                one = self._netlink.neighbour(address, interface_index)
+                found = [] if one is None else [one]
+        except OSError as error:
+            log.warning("the kernel does not tell about neighbour %s: %s", address, error)
+            return None
+        macs = {each.mac for each in found if each.mac is not None}
+        return macs.pop() if len(macs) == 1 else None
 
 
 def _call(address: str, interface_index: int) -> None:
     """Make the kernel look for a neighbour (ARP, NDP): an empty datagram to its discard port."""
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as caller:
+    with socket.socket(family(address), socket.SOCK_DGRAM) as caller:
         name = socket.if_indextoname(interface_index)
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
         caller.setblocking(False)

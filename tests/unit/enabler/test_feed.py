@@ -54,3 +54,16 @@ def test_who_waits_is_woken_by_news_and_by_the_end() -> None:
         await feed.wait(60)
 
     asyncio.run(scenario())
+
+
+def test_a_document_is_made_when_it_is_first_wanted() -> None:
+    feed, made = Feed(), []
+
+    def make() -> EventDocument:
+        made.append(1)
+        return EventDocument(kind=EventKind.LIBVIRT_LOST, at=datetime.now(UTC), detail="a")
+
+    feed.tell_of(EventKind.LIBVIRT_LOST, make)
+    assert made == []
+    assert after(feed, 0) == after(feed, 0) == ["a"]
+    assert made == [1]

@@ -312,6 +312,51 @@ def test_an_arrival_is_written_into_the_history_once_and_never_while_it_is_moved
     run(scenario)
 
 
+def many(count: int) -> Libvirt:
+    libvirt = Libvirt()
+    libvirt.here()
+    for number in range(2, count + 1):
+        vm_uuid = f"11111111-0000-4000-8000-{number:012x}"
+        mac = f"52:54:00:00:00:{number:02x}"
+        facts = replace(FACTS, uuid=vm_uuid, macs=frozenset({mac}))
+        libvirt.domains[vm_uuid] = replace(libvirt.domains[UUID], facts=facts)
+    return libvirt
+
+
+def test_many_vms_found_at_a_start_are_all_known_before_records_are_written() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        while True:
+            try:
+                await libvirt.inventory.ready()
+                break
+            except HypervisorError:
+                await asyncio.sleep(0)
+        assert len(libvirt.records) < 10
+        last = sorted(libvirt.domains)[-1]
+        # Who asks now is told all of it now.
+        carried, stay = await libvirt.inventory.history(last)
+        assert stay.id in carried.stays
+        while len(libvirt.records) < 2 * len(libvirt.domains):  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        assert len(libvirt.records) == 2 * len(libvirt.domains)
+
+    run(scenario, many(20))
+
+
+def test_a_vm_that_stops_before_its_records_are_written_has_its_stay_in_the_history() -> None:
+    async def scenario(libvirt: Libvirt) -> None:
+        await libvirt.inventory.look_for_new()
+        last = sorted(libvirt.domains)[-1]
+        libvirt.records.clear()
+        libvirt.inventory.event(Lifecycle(last, Kind.STOPPED, T0))
+        entries = libvirt.records[-1].element.count("<entry>")
+        assert libvirt.records[-1].namespace == NAMESPACE
+        assert entries == 2, "the arrival and the departure"
+
+    run(scenario, many(20))
+
+
 def test_a_capacity_that_changed_is_another_state() -> None:
     async def scenario(libvirt: Libvirt) -> None:
         before = await libvirt.residency()

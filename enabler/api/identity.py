@@ -66,12 +66,19 @@ def canonical_uuid(text: str) -> str:
 class Condition:
     """What a request knows already, and for how long it is ready to wait for something else."""
 
-    if_none_match: IfNoneMatch = None
-    prefer: waiting.Prefer = None
-    wait: waiting.Wait = None
+    if_none_match: str | None
+    prefer: str | None
+    wait: int | None
 
 
-Conditional = Annotated[Condition, Depends()]
+async def _condition(
+    if_none_match: IfNoneMatch = None, prefer: waiting.Prefer = None, wait: waiting.Wait = None
+) -> Condition:
+    # A coroutine function, as FastAPI has anything else called by a thread of a pool.
+    return Condition(if_none_match, prefer, wait)
+
+
+Conditional = Annotated[Condition, Depends(_condition)]
 
 
 async def respond(

@@ -20,12 +20,15 @@ demo: setup ## The main job, for real: a scan crossed by a live migration, disca
 
 test: setup lint types test-unit test-packages test-lab ## Everything: checks, unit and API tests, packages, the lab, the storm
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; vermin: the guest's part is for Python 3.9
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	.venv/bin/vermin --quiet --no-tips --violations --target=3.9- guest_client
 
+# 3.10 is the oldest that mypy knows.
 types: setup ## mypy, strict
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --python-version 3.10 --package guest_client
 
 test-unit: setup ## Unit and API tests
 	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api
@@ -57,7 +60,7 @@ openapi: setup ## Write openapi/openapi.yaml anew
 	$(PYTHON) -m openapi.export
 
 lock: setup ## Write requirements/*.txt anew (needs uv)
-	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements/guest.txt
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --python-platform linux --python-version 3.9 --group guest -o requirements/guest.txt
 	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host pyproject.toml -o requirements/host.txt
 	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host --extra dev pyproject.toml -o requirements/dev.txt
 

@@ -42,7 +42,7 @@ attempt that was published."""
 _DIGEST = "sha256:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Challenge:
     """What an attestation shall be bound to, as the contract has it."""
 
@@ -57,7 +57,7 @@ class Challenge:
         return json.dumps(asked).encode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attested:
     """An identity, and the attestation that it was read from."""
 

@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import NoAnswer, Refused, UntrustedAnswer, Unverified
@@ -71,7 +71,7 @@ _Taken = TypeVar("_Taken")
 _Taken_co = TypeVar("_Taken_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FailedTry:
     """A try that brought no answer, at a time of day (RFC 3339)."""
 
@@ -79,7 +79,7 @@ class FailedTry:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Read:
     """One read of the identity and what became of it, for verdicts and reports."""
 
@@ -143,7 +143,7 @@ class _TryAgain(Exception):
         self.timed_out = timed_out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Question(Generic[_Taken_co]):
     """A request, and how its answer is read."""
 
@@ -189,7 +189,7 @@ class Channel:
         self._transport = DeadlineTransport(self.endpoint, clock, interrupters)
         self._etag: str | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Channel:
         return self
 
     def __exit__(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guest_client.compat import parse_toml
 from guest_client.endpoint import DEFAULT_ENABLER, Endpoint, parse_endpoint
 from guest_client.errors import ConfigurationError
 from guest_client.token import DEFAULT_TOKEN_FILE, TokenFile
@@ -47,7 +48,7 @@ def _destinations(value: object) -> tuple[Destination, ...]:
     return parse_destinations(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Key:
     """One setting: its name in the file, how it is read, and what it is for."""
 
@@ -130,7 +131,7 @@ KEYS: tuple[Key, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """What is in force. ``sources`` says for each key that is not at its default who set it."""
 
@@ -203,11 +204,9 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
         raise ConfigurationError(
             f"can't read the configuration file {path}: {error.strerror}; check its mode and owner"
         ) from error
-    import tomllib
-
     try:
-        return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(text.decode())
+    except ValueError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}; mend that place") from error
 
 

@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from guest_client.channel import Channel
+from guest_client.compat import StrEnum
 from guest_client.config import CONFIG_FILE, KEYS, Settings
 from guest_client.discovery import candidates, own_cid
 from guest_client.endpoint import VSOCK, Endpoint, Kind
@@ -47,7 +47,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. ``mend`` is empty when nothing needs mending."""
 
@@ -264,9 +264,10 @@ def _ipv4_device(address: str) -> str | None:
     for row in rows:
         device, destination, *others = row.split()
         mask = int(others[5], 16)
+        length = f"{mask:b}".count("1")
         fits = target & mask == int(destination, 16)
-        if fits and (best is None or mask.bit_count() > best[0]):
-            best = (mask.bit_count(), device)
+        if fits and (best is None or length > best[0]):
+            best = (length, device)
     return None if best is None else best[1]
 
 

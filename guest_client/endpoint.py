@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
+from guest_client.compat import StrEnum
 from guest_client.token import TokenFile
 
 DEFAULT_ENABLER = "auto"
@@ -50,7 +50,7 @@ class Kind(StrEnum):
     UNIX = "unix"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Endpoint:
     """One enabler's address. ``host`` has the IPv6 zone, HTTP's own never has.
 
@@ -75,13 +75,11 @@ class Endpoint:
     @property
     def base_url(self) -> str:
         """The origin for HTTP itself: without the zone, which means nothing to the other side."""
-        match self.kind:
-            case Kind.AUTO:  # what vsock has is its own affair
-                return LINK_LOCAL
-            case Kind.UNIX | Kind.VSOCK:
-                return "http://localhost"
-            case Kind.TCP:
-                return self._url(self.host.partition("%")[0])
+        if self.kind is Kind.AUTO:  # what vsock has is its own affair
+            return LINK_LOCAL
+        if self.kind is Kind.TCP:
+            return self._url(self.host.partition("%")[0])
+        return "http://localhost"
 
     @property
     def authority(self) -> str:
@@ -89,15 +87,13 @@ class Endpoint:
         return self.base_url.partition("://")[2]
 
     def __str__(self) -> str:
-        match self.kind:
-            case Kind.AUTO:
-                return "auto"
-            case Kind.UNIX:
-                return f"unix:{self.path}"
-            case Kind.VSOCK:
-                return f"vsock://{self.host}:{self.port}"
-            case Kind.TCP:
-                return self._url(self.host.replace("%", "%25"))
+        if self.kind is Kind.AUTO:
+            return "auto"
+        if self.kind is Kind.UNIX:
+            return f"unix:{self.path}"
+        if self.kind is Kind.VSOCK:
+            return f"vsock://{self.host}:{self.port}"
+        return self._url(self.host.replace("%", "%25"))
 
     def _url(self, host: str) -> str:
         scheme = "https" if self.tls else "http"

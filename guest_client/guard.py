@@ -60,9 +60,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import Any, Union
 
+from guest_client.compat import StrEnum
 from guest_client.identity import Arrival, Identity
 
 
@@ -96,7 +96,7 @@ class Aspect(StrEnum):
     ALLOCATION = "allocation"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Missing:
     """A reading that brought no trusted answer.
 
@@ -108,11 +108,11 @@ class Missing:
     detail: str = "no trusted answer from an enabler"
 
 
-Reading = Identity | Missing
+Reading = Union[Identity, Missing]
 """What one read of the identity brought."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
     """What a scan between two readings is worth.
 
@@ -200,36 +200,35 @@ def _weightiest(changes: tuple[Aspect, ...], after: Identity) -> Aspect:
 
 
 def _why(weightiest: Aspect, before: Identity, after: Identity) -> tuple[Reason, str]:
-    match weightiest:
-        case Aspect.VM:
-            return Reason.CLONED, (
-                f"this became another VM inside the scan: {before.vm.uuid}, then {after.vm.uuid}"
-            )
-        case Aspect.GENERATION:
-            return (
-                Reason.REVERTED,
-                "the VM was reverted to a snapshot, or duplicated, inside the scan",
-            )
-        case Aspect.HOST:
-            return Reason.MIGRATED, (
-                "the VM moved to another host inside the scan:"
-                f" {describe_machine(before)}, then {describe_machine(after)}"
-            )
-        case Aspect.RESIDENCY if after.residency.arrived_by is Arrival.MIGRATION:
-            return Reason.RETURNED, (
-                f"the VM left {describe_machine(after)} and came back to it inside the scan"
-            )
-        case Aspect.RESIDENCY if after.residency.arrived_by is Arrival.SNAPSHOT:
-            return Reason.REVERTED, "the VM was reverted to a snapshot inside the scan"
-        case Aspect.RESIDENCY:
-            return Reason.RESTORED, (
-                f"the VM's stay on {describe_machine(after)} ended inside the scan"
-                f" and a new one began (by {after.residency.arrived_by})"
-            )
-        case Aspect.CAPACITY:
-            return Reason.RESIZED, "the host's capacity changed inside the scan"
-        case Aspect.ALLOCATION:
-            return Reason.RESIZED, "the VM's vCPUs or memory changed inside the scan"
+    if weightiest is Aspect.VM:
+        return Reason.CLONED, (
+            f"this became another VM inside the scan: {before.vm.uuid}, then {after.vm.uuid}"
+        )
+    if weightiest is Aspect.GENERATION:
+        return Reason.REVERTED, "the VM was reverted to a snapshot, or duplicated, inside the scan"
+    if weightiest is Aspect.HOST:
+        return Reason.MIGRATED, (
+            "the VM moved to another host inside the scan:"
+            f" {describe_machine(before)}, then {describe_machine(after)}"
+        )
+    if weightiest is Aspect.RESIDENCY:
+        return _why_another_stay(after)
+    if weightiest is Aspect.CAPACITY:
+        return Reason.RESIZED, "the host's capacity changed inside the scan"
+    return Reason.RESIZED, "the VM's vCPUs or memory changed inside the scan"
+
+
+def _why_another_stay(after: Identity) -> tuple[Reason, str]:
+    if after.residency.arrived_by is Arrival.MIGRATION:
+        return Reason.RETURNED, (
+            f"the VM left {describe_machine(after)} and came back to it inside the scan"
+        )
+    if after.residency.arrived_by is Arrival.SNAPSHOT:
+        return Reason.REVERTED, "the VM was reverted to a snapshot inside the scan"
+    return Reason.RESTORED, (
+        f"the VM's stay on {describe_machine(after)} ended inside the scan"
+        f" and a new one began (by {after.residency.arrived_by})"
+    )
 
 
 def describe_machine(identity: Identity) -> str:

@@ -41,24 +41,31 @@ class Waker:
     """Lets one thread wake another."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # Not sooner: another thread may wake us while we end.
-        weakref.finalize(self, os.close, self._fd)
+        weakref.finalize(self, _close, self._reading, self._writing)
 
     def fileno(self) -> int:
         """What to poll."""
-        return self._fd
+        return self._reading
 
     def wake(self) -> None:
         """Wake it: now, or when it next looks."""
-        os.eventfd_write(self._fd, 1)
+        with suppress(BlockingIOError):  # it is full of wishes to be woken
+            os.write(self._writing, b".")
 
     def take(self) -> bool:
         """Whether somebody woke us since the last time."""
-        try:
-            return os.eventfd_read(self._fd) > 0
-        except BlockingIOError:
-            return False
+        woken = False
+        with suppress(BlockingIOError):
+            while os.read(self._reading, 4096):
+                woken = True
+        return woken
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class Announcement:

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
+from guest_client.compat import StrEnum
 from guest_client.errors import IdentityInvalid
 from guest_client.times import parse_time
 
@@ -46,7 +46,7 @@ class MigrationState(StrEnum):
     """The VM runs here while its memory is still arriving."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Machine:
     """The real machine: what its component ID is made of."""
 
@@ -57,7 +57,7 @@ class Machine:
     uuid: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capacity:
     """What licences count on the real machine. ``memory_bytes`` is in bytes."""
 
@@ -68,7 +68,7 @@ class Capacity:
     memory_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vm:
     """The virtual machine that asked, and what it has been allotted of the real one."""
 
@@ -79,7 +79,7 @@ class Vm:
     memory_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Residency:
     """One unbroken stay of the VM on the host. ``id`` is opaque: equal or not, nothing else."""
 
@@ -88,14 +88,14 @@ class Residency:
     arrived_by: Arrival
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Migration:
     """The migration that is under way, if one is."""
 
     state: MigrationState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identity:
     """One identity document. Times are RFC 3339, UTC, with milliseconds, as they were sent."""
 

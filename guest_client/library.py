@@ -39,7 +39,7 @@ from guest_client.endpoint import parse_endpoint
 from guest_client.errors import ConfigurationError, InconsistentScan
 from guest_client.guard import Guard, Verdict
 from guest_client.identity import Identity
-from guest_client.modules import Again, End, Module, ModuleSet, Publish, Run
+from guest_client.modules import Again, End, Module, ModuleSet, Run
 from guest_client.values import parse_seconds
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class GuardedBlock:
         self.verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Guarded(Generic[T]):
     """What a guarded function gave: its value, the verdict on it, and how often it was run."""
 
@@ -79,7 +79,7 @@ class host_independent(Generic[T]):  # noqa: N801 - a decorator, and named as on
         return self._function()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GuardedModules(Generic[T]):
     """What a set of guarded functions gave: the values by name, all of them true together."""
 
@@ -218,13 +218,11 @@ def guarded_modules(
             values[name] = functions[name]()
             read = way.read(seconds)
             step = modules.ran(read.reading).step
-    match step:
-        case Publish(identity, verdict):
-            in_order = {name: values[name] for name in functions}
-            return GuardedModules(in_order, verdict, identity, tuple(runs))
-        case End(verdict):
-            read.trusted()
-            raise InconsistentScan(verdict)
+    if isinstance(step, End):
+        read.trusted()
+        raise InconsistentScan(step.verdict)
+    in_order = {name: values[name] for name in functions}
+    return GuardedModules(in_order, step.verdict, step.identity, tuple(runs))
 
 
 @contextmanager

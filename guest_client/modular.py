@@ -41,7 +41,7 @@ from guest_client.text import printable
 from guest_client.times import rfc3339, utc_now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SetRequest:
     """What a modular scan is to do."""
 
@@ -96,24 +96,24 @@ class ModularScan:
         settled = self._settle()
         turn = modules.first(settled.read.reading)
         while settled.still is None:
-            match turn.step:
-                case Publish(verdict=verdict):
-                    return self._publish(part, verdict)
-                case End(verdict):
-                    return self._end(part, verdict, settled.read)
-                case Run() if self._must_wait(settled.read):
-                    settled = self._settle()
-                    turn = modules.looked(settled.read.reading)
-                    self._see(turn, None, modules)
-                case Run() as step:
-                    this = self._begin(step, settled.waited)
-                    settled = self._execute(this, part)
-                    turn = modules.ran(settled.read.reading)
-                    this.verdict = turn.verdict
-                    self._see(turn, this.module, modules)
-                    code = self._outcome(this, part)
-                    if code:
-                        return code
+            step = turn.step
+            if isinstance(step, Publish):
+                return self._publish(part, step.verdict)
+            if isinstance(step, End):
+                return self._end(part, step.verdict, settled.read)
+            if self._must_wait(settled.read):
+                settled = self._settle()
+                turn = modules.looked(settled.read.reading)
+                self._see(turn, None, modules)
+                continue
+            this = self._begin(step, settled.waited)
+            settled = self._execute(this, part)
+            turn = modules.ran(settled.read.reading)
+            this.verdict = turn.verdict
+            self._see(turn, this.module, modules)
+            code = self._outcome(this, part)
+            if code:
+                return code
         return self._not_begun(part, settled.still)
 
     def _settle(self) -> Settled:

@@ -80,8 +80,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Union
 
+from guest_client.compat import StrEnum
 from guest_client.guard import (
     Aspect,
     Guard,
@@ -95,7 +96,7 @@ from guest_client.guard import (
 from guest_client.identity import Arrival, Identity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     """One part of a scan; ``host_dependent``: does its content depend on the real machine?"""
 
@@ -114,7 +115,7 @@ class Again(StrEnum):
     """It was finished; since then the VM became another, or may have gone back in time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Undone:
     """A run of a module that a change has made untrue."""
 
@@ -122,7 +123,7 @@ class Undone:
     why: Again
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """Run this module next. ``because`` is ``None`` when it has not been run before."""
 
@@ -130,7 +131,7 @@ class Run:
     because: Again | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Publish:
     """All of it stands. ``identity`` is the machine that the host-dependent modules tell of."""
 
@@ -138,18 +139,18 @@ class Publish:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class End:
     """The set is not to be published; the verdict says why."""
 
     verdict: Verdict
 
 
-Step = Run | Publish | End
+Step = Union[Run, Publish, End]
 """What to do next."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Turn:
     """What a reading brought: the verdict on the time since the one before, and what to do next."""
 

@@ -16,8 +16,7 @@ succeeded is ``migrating``, ``migrated``.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
+from guest_client.compat import StrEnum
 from guest_client.guard import Reason, describe_machine, judge
 from guest_client.identity import Identity, MigrationState
 
@@ -66,16 +65,12 @@ def news(before: Identity | None, now: Identity) -> list[tuple[Change, str]]:
 
 def _sentence(reason: str, before: Identity, now: Identity) -> str:
     here = describe_machine(now)
-    match Reason(reason):
-        case Reason.MIGRATED:
-            return f"the VM moved from {describe_machine(before)} to {here}"
-        case Reason.RETURNED:
-            return f"the VM left {here} and came back"
-        case Reason.RESTORED:
-            return f"the VM's stay on {here} is a new one (by {now.residency.arrived_by})"
-        case Reason.REVERTED:
-            return "the VM was reverted to a snapshot, or duplicated"
-        case Reason.CLONED:
-            return f"this is another VM now: {before.vm.uuid} became {now.vm.uuid}"
-        case Reason.RESIZED:
-            return "the host's capacity, or the VM's vCPUs or memory, changed"
+    sentences = {
+        Reason.MIGRATED: f"the VM moved from {describe_machine(before)} to {here}",
+        Reason.RETURNED: f"the VM left {here} and came back",
+        Reason.RESTORED: f"the VM's stay on {here} is a new one (by {now.residency.arrived_by})",
+        Reason.REVERTED: "the VM was reverted to a snapshot, or duplicated",
+        Reason.CLONED: f"this is another VM now: {before.vm.uuid} became {now.vm.uuid}",
+        Reason.RESIZED: "the host's capacity, or the VM's vCPUs or memory, changed",
+    }
+    return sentences[Reason(reason)]

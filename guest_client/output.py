@@ -35,7 +35,7 @@ _PIECE = 1 << 20
 STDOUT_NAMES = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Digest:
     """What an output is known by: its SHA-256, 64 hex digits, and its size in bytes."""
 
@@ -269,13 +269,14 @@ def create_error(shown: str, error: OSError) -> OutputError:
 
 def write_error(shown: str, error: OSError) -> OutputWriteError:
     """Say in a user's words why something that was begun can't be finished."""
-    match error.errno:
-        case errno.EPIPE:
-            cause = "its reader has gone"
-        case errno.ENOSPC | errno.EDQUOT:
-            cause = "the disk is full; make room and run the scan again"
-        case errno.EFBIG:
-            cause = "it is larger than the file size limit (ulimit -f)"
-        case _:
-            cause = error.strerror or str(error)
+    cause = _CAUSES.get(error.errno or 0, error.strerror or str(error))
     return OutputWriteError(f"can't write {shown}: {cause}")
+
+
+_FULL = "the disk is full; make room and run the scan again"
+_CAUSES = {
+    errno.EPIPE: "its reader has gone",
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "it is larger than the file size limit (ulimit -f)",
+}

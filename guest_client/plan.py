@@ -21,12 +21,12 @@ The ready-made plans are in ``plans/``, each named as its file is.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guest_client.compat import parse_toml
 from guest_client.config import nearest
 from guest_client.errors import ConfigurationError, ScannerError, ScannerNotFound, UsageError
 from guest_client.folder import MANIFEST
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z", re.ASCII)
 _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlannedModule:
     """One module: its program, and what is to be known of it."""
 
@@ -59,7 +59,7 @@ class PlannedModule:
         return Module(self.name, self.host_dependent)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LeftOut:
     """A module of a plan that is not run, and why."""
 
@@ -67,7 +67,7 @@ class LeftOut:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Which modules a scan has, in their order; ``name`` as the user gave it, if it has one."""
 
@@ -124,7 +124,7 @@ def ready_made_text(name: str) -> str:
             f"there is no ready-made plan {printable(repr(name))}; {nearest(name, known, 'plans')}"
             " (a plan of your own has a slash or .toml in its name)"
         )
-    return files("guest_client").joinpath("plans", f"{name}.toml").read_text("utf-8")
+    return files("guest_client").joinpath("plans").joinpath(f"{name}.toml").read_text("utf-8")
 
 
 def command_line_modules(
@@ -203,8 +203,8 @@ def choose(plan: Plan) -> tuple[tuple[PlannedModule, ...], tuple[LeftOut, ...]]:
 
 def _parse(text: str, name: str, where: str) -> Plan:
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise ConfigurationError(f"{where} is not TOML: {error}; mend that place") from error
     except RecursionError as error:
         raise ConfigurationError(f"{where} is nested too deeply; mend it") from error

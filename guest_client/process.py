@@ -5,8 +5,9 @@ Process groups
 With a controlling terminal the program shares our process group: Ctrl-C and Ctrl-Z reach it from
 the terminal itself, and it may ask for a password there. A signal sent to us alone is passed on.
 
-Without one (cron, systemd, another program) it gets a process group of its own, and a signal to us
-is passed on to all of that group, so that what a shell script has started ends as well.
+Without one (cron, systemd, another program) it gets a session, and so a process group, of its own,
+and a signal to us is passed on to all of that group, so that what a shell script has started ends
+as well.
 
 What does not end :data:`GRACE` seconds after it was asked is killed, and so are those of its own
 group that outlive it then.
@@ -35,7 +36,7 @@ TERMINAL_HEAD_START = 1.0
 """Seconds that the terminal's own signal has to end a program before we pass ours on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ended:
     """How a program ended: with an exit code, or by a signal; between two times of day."""
 
@@ -124,7 +125,7 @@ def _start(
             stdin=stdin,
             stdout=stdout,
             env=environment,
-            process_group=0 if own_group else None,
+            start_new_session=own_group,
         )
     except OSError as error:
         shown = printable(argv[0])

@@ -51,7 +51,7 @@ from guest_client.version import client_version
 VERSION = 1
 
 
-@dataclass(slots=True)
+@dataclass
 class Attempt:
     """One run of the scanner between two reads, as far as it came."""
 
@@ -76,7 +76,7 @@ class Attempt:
         }
 
 
-@dataclass(slots=True)
+@dataclass
 class Reaction:
     """What was done about one migration (or clone, or revert)."""
 
@@ -97,20 +97,20 @@ class Reaction:
         }
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass
 class Report(ABC):
     """What every report has, while it grows."""
 
     enabler: str
     destination: str
     started: str
-    finished: str | None = None
-    exit_code: int | None = None
-    error: str | None = None
-    interrupted_by: str | None = None
-    published: bool = False
-    kept: str | None = None
-    reactions: list[Reaction] = field(default_factory=list)
+    finished: str | None = field(default=None, init=False)
+    exit_code: int | None = field(default=None, init=False)
+    error: str | None = field(default=None, init=False)
+    interrupted_by: str | None = field(default=None, init=False)
+    published: bool = field(default=False, init=False)
+    kept: str | None = field(default=None, init=False)
+    reactions: list[Reaction] = field(default_factory=list, init=False)
 
     @abstractmethod
     def last(self) -> Attempt:
@@ -153,13 +153,13 @@ class Report(ABC):
             spool.discard()
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass
 class ScanReport(Report):
     """The report of a scan that is one command."""
 
     command: Sequence[str]
     attested: bool = False
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list, init=False)
 
     def last(self) -> Attempt:
         """Give the last attempt, or an empty one."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from guest_client.attest import Challenge, second_challenge
 from guest_client.errors import OutputWriteError
-from guest_client.guard import Guard, Outcome, Verdict
+from guest_client.guard import Guard, Verdict
 from guest_client.output import Destination, Spool
 from guest_client.process import find_program, run
 from guest_client.report import Attempt, ScanReport
@@ -35,7 +35,7 @@ from guest_client.text import printable
 from guest_client.times import rfc3339, utc_now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScanRequest:
     """What a scan is to do."""
 
@@ -107,15 +107,13 @@ class GuardedScan:
                 " the scanner waits for what it starts"
             )
 
-        match attempt.verdict.outcome:
-            case Outcome.CONSISTENT:
-                return self._stands(attempt, spool)
-            case Outcome.INCONSISTENT:
-                self._crossed(attempt.verdict, attempt, spool)
-                return None
-            case Outcome.UNVERIFIED:
-                self._say(f"{attempt.verdict.sentence}; {self._discard(spool)}")
-                return code_without(attempt.after)
+        if attempt.verdict.consistent:
+            return self._stands(attempt, spool)
+        if attempt.verdict.inconsistent:
+            self._crossed(attempt.verdict, attempt, spool)
+            return None
+        self._say(f"{attempt.verdict.sentence}; {self._discard(spool)}")
+        return code_without(attempt.after)
 
     def _seal(self, attempt: Attempt) -> Challenge | None:
         """Give what the second attestation is to be bound to, if there is to be one."""

@@ -25,7 +25,7 @@ INCONSISTENT = 75
 """RC_INCONSISTENT_OUTPUT, EX_TEMPFAIL."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Terms:
     """How a scan is guarded. Times are in seconds."""
 
@@ -39,7 +39,7 @@ class Terms:
     """The auditor's, for the attestation before the scan."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settled:
     """A read, and how long we waited for a migration's end before it.
 

@@ -60,7 +60,7 @@ from guest_client.report import (
 )
 
 
-@dataclass(slots=True)
+@dataclass
 class ModuleRun:
     """One run of a module between two reads, as far as it came."""
 
@@ -91,7 +91,7 @@ class ModuleRun:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
     """A change of the machine that was seen between two reads, and what it made untrue."""
 
@@ -114,18 +114,18 @@ class Change:
         }
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass
 class SetReport(Report):
     """The report of a modular scan."""
 
     plan: str | None
     modules: tuple[PlannedModule, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    reads: list[Read] = field(default_factory=list)
-    runs: list[ModuleRun] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-    verdict: Verdict | None = None
-    manifest: Digest | None = None
+    reads: list[Read] = field(default_factory=list, init=False)
+    runs: list[ModuleRun] = field(default_factory=list, init=False)
+    changes: list[Change] = field(default_factory=list, init=False)
+    verdict: Verdict | None = field(default=None, init=False)
+    manifest: Digest | None = field(default=None, init=False)
 
     def last(self) -> Attempt:
         """Give the verdict of the whole, the last two reads, and the manifest's digest."""

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 from guest_client.errors import Interrupted
 
@@ -35,7 +35,7 @@ class SignalCatcher:
         self._reading, self._writing = -1, -1
         self._previous_wakeup = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SignalCatcher:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)

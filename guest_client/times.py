@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 WallClock = Callable[[], datetime]
 """Gives the time of day, aware and in UTC."""
@@ -11,14 +11,14 @@ WallClock = Callable[[], datetime]
 
 def utc_now() -> datetime:
     """Give the time of day."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 def rfc3339(moment: datetime) -> str:
     """Write a moment, as in ``2026-11-23T02:37:29.304Z``."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_time(timestamp: str) -> datetime:
     """Read what :func:`rfc3339` writes; raises ``ValueError``."""
-    return datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)

@@ -19,7 +19,7 @@ DEFAULT_TOKEN_FILE = Path("/etc/guest-client/token")
 _LONGEST = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenFile:
     """Where the token is. One that is not ``required`` may be missing, or be for root alone."""
 

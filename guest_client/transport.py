@@ -29,6 +29,9 @@ from guest_client.errors import ConfigurationError, TokenUnusable, UntrustedAnsw
 
 Clock = Callable[[], float]
 
+_TIMED_OUT = (TimeoutError, socket.timeout)
+"""The same from Python 3.10 on."""
+
 _KEEP_ALIVE = 60.0
 """Seconds that an unused connection is kept; the enabler's own limit is usually shorter."""
 
@@ -75,19 +78,16 @@ def connect(endpoint: Endpoint, timeout: float) -> tuple[socket.socket, Endpoint
 
 
 def _dial(endpoint: Endpoint, timeout: float) -> socket.socket:
-    match endpoint.kind:
-        case Kind.TCP:
-            sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        case Kind.UNIX:
-            return _connected(socket.AF_UNIX, endpoint.path, timeout)
-        case Kind.VSOCK:
-            if not hasattr(socket, "AF_VSOCK"):
-                raise OSError("this system has no vsock")
-            return _connected(socket.AF_VSOCK, (int(endpoint.host), endpoint.port), timeout)
-        case Kind.AUTO:
-            raise AssertionError("it stands for others")
+    if endpoint.kind is Kind.TCP:
+        sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    if endpoint.kind is Kind.UNIX:
+        return _connected(socket.AF_UNIX, endpoint.path, timeout)
+    assert endpoint.kind is Kind.VSOCK, "auto stands for others"
+    if not hasattr(socket, "AF_VSOCK"):
+        raise OSError("this system has no vsock")
+    return _connected(socket.AF_VSOCK, (int(endpoint.host), endpoint.port), timeout)
 
 
 def _connected(family: int, address: Any, timeout: float) -> socket.socket:
@@ -117,7 +117,7 @@ LOST = (TIMEOUT, httpcore.NetworkError, httpcore.ProtocolError)
 _HEADERS = (("User-Agent", "guest-client"), ("Accept-Encoding", "identity"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """An answer's head, the names of its headers in lower case, and its body as it comes."""
 
@@ -256,7 +256,7 @@ class _Backend(httpcore.NetworkBackend):
             return _Stream(self._transport.dial(timeout), self._transport)
         except ConnectionResetError as error:  # how a vsock says that nobody listens
             raise httpcore.ConnectError("Connection refused") from error
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             raise httpcore.ConnectTimeout("no connection in time") from error
         except OSError as error:
             raise httpcore.ConnectError(error.strerror or str(error)) from error
@@ -272,7 +272,7 @@ class _Stream(httpcore.NetworkStream):
             self._transport.wait_readable(self._socket, timeout)
             self._socket.settimeout(self._transport.remaining(timeout))
             return self._socket.recv(max_bytes)
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             raise httpcore.ReadTimeout("no answer in time") from error
         except OSError as error:
             raise httpcore.ReadError(error.strerror or str(error)) from error
@@ -281,7 +281,7 @@ class _Stream(httpcore.NetworkStream):
         try:
             self._socket.settimeout(self._transport.remaining(timeout))
             self._socket.sendall(buffer)
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             raise httpcore.WriteTimeout("the request could not be sent in time") from error
         except OSError as error:
             raise httpcore.WriteError(error.strerror or str(error)) from error
@@ -303,7 +303,7 @@ class _Stream(httpcore.NetworkStream):
                     f" ({error.verify_message}); check the address and the CA (--ca-file)"
                 )
             ) from error
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             self._socket.close()
             raise httpcore.ConnectTimeout("no TLS in time") from error
         except OSError as error:
@@ -315,17 +315,13 @@ class _Stream(httpcore.NetworkStream):
         self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:
-        match info:
-            case "is_readable":  # an idle connection with something to read has been closed
-                poll = select.poll()
-                poll.register(self._socket, select.POLLIN)
-                return bool(poll.poll(0))
-            case "ssl_object":
-                return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
-            case "socket":
-                return self._socket
-            case _:
-                return None
+        if info == "is_readable":  # an idle connection with something to read has been closed
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0))
+        if info == "ssl_object":
+            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+        return self._socket if info == "socket" else None
 
 
 def pause(interrupters: Sequence[Interrupter], seconds: float | None) -> bool:

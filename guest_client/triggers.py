@@ -53,7 +53,7 @@ with the same agent ID, or its agent ID may be an old one. A VM that was restore
 saved, or resized, is the same VM on the same machine: its scan is discarded, nobody is called."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProgramRun:
     """A program that a trigger is to run, and how it ended; ``None`` while it has not."""
 
@@ -61,7 +61,7 @@ class ProgramRun:
     ended: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trigger:
     """One trigger; ``before`` and ``after`` are whole identity documents."""
 

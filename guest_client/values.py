@@ -20,7 +20,7 @@ def parse_text(value: object) -> str:
 
 def parse_seconds(value: object) -> float:
     """Read a time span in seconds: more than 0, a day at most."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError("should be a number of seconds")
     try:
         seconds = float(value)

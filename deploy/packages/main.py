@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036  others do start it
+if sys.version_info < (3, 11):
     sys.stderr.write(
         "guest-client: this is Python {}.{}, and it needs 3.11 or later; "
         "name another, as in: python3.11 {}\n".format(*sys.version_info[:2], sys.argv[0])

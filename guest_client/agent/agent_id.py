@@ -30,7 +30,7 @@ FILE = "agent-id"
 _LARGEST = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AgentId:
     """The agent ID, and the one before it. ``trigger`` is the key that it was made for."""
 

@@ -69,7 +69,7 @@ class ControlServer:
         assert task is not None
         self._tasks.add(task)
         try:
-            with suppress(OSError, ValueError, asyncio.CancelledError):
+            with suppress(OSError, ValueError, asyncio.TimeoutError, asyncio.CancelledError):
                 request = json.loads(await asyncio.wait_for(reader.readline(), ANSWER_LIMIT))
                 what = request.get("do") if isinstance(request, dict) else None
                 handler = self._handlers.get(what) if isinstance(what, str) else None

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 from guest_client.agent import schema
 from guest_client.times import WallClock, rfc3339, utc_now
 
 Execute = Callable[..., sqlite3.Cursor]
+_Self = TypeVar("_Self", bound="Database")
 
 
 class Database:
@@ -27,7 +28,7 @@ class Database:
         self._now = now
         self._connection = schema.open_database(self.path)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(

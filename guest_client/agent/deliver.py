@@ -43,7 +43,7 @@ class Courier:
             left = None
             if until is not None:
                 left = max(0.0, wait_left(until, self._clock(), LONGEST_RETRY_AFTER))
-            with suppress(TimeoutError):
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), left)
 
     async def carry(self, *, at_once: bool = False) -> float | None:

@@ -24,7 +24,7 @@ _NAMESPACE = uuid.UUID("6f1d6e0a-5b6b-4c0e-9a51-0d6f3d0c7a41")
 _IDENTITY_MEMBERS = ("component_id", "machine", "capacity", "vm", "residency")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Account:
     """What became of one program: its job, and the runs that there were, in order."""
 

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from guest_client.errors import AgentRunning, StateNotMade
 
@@ -42,7 +42,7 @@ class AgentLock:
                 " the folder's mode and owner, or name another (--state-dir)"
             ) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AgentLock:
         return self
 
     def __exit__(

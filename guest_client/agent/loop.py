@@ -46,7 +46,7 @@ LEFT_OVER = 75
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Orders:
     """What an agent is to do. ``interval`` and ``deadline`` are in seconds."""
 

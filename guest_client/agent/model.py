@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from guest_client.agent.phases import Phase
 from guest_client.agent.settings import Program
+from guest_client.compat import StrEnum
 from guest_client.identity import Identity
 
 
@@ -25,7 +25,7 @@ class Owner(StrEnum):
     agent runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Registration:
     """A registered program."""
 
@@ -34,7 +34,7 @@ class Registration:
     registered_at: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Known:
     """The identity that was last seen, and what was going on with it."""
 
@@ -47,7 +47,7 @@ class Known:
     """When it was put into the state; empty before."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NewTrigger:
     """A reason to act, before it is in the state.
 
@@ -79,7 +79,7 @@ class TriggerState(StrEnum):
     """It belongs to the VM that this one was cloned from, which deals with it itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trigger:
     """A trigger in the state. ``seq`` is its place in the order of recording."""
 
@@ -111,7 +111,7 @@ class JobState(StrEnum):
         return self not in (JobState.DUE, JobState.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """One program to be run for one trigger: once, however often it is tried."""
 
@@ -140,7 +140,7 @@ class Outcome(StrEnum):
     """The agent ended, or died, before the program did."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
     """How one run ended; all but ``outcome`` can be unknown."""
 
@@ -153,7 +153,7 @@ class Result:
     """The end of what it printed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """One run in the state."""
 
@@ -167,7 +167,7 @@ class Run:
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """An event as it is sent: its ID, and the bytes of the whole."""
 
@@ -175,7 +175,7 @@ class Event:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Delivery:
     """One event on its way to one destination."""
 
@@ -186,7 +186,7 @@ class Delivery:
     tries: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Road:
     """How things stand with one destination: what is undelivered, and why."""
 

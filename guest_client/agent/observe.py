@@ -95,18 +95,14 @@ def _attempt_key(present: Identity, phase: Phase, attempt: int) -> str:
 
 
 def _sentence(reason: Reason, before: Identity, after: Identity) -> str:
-    match reason:
-        case Reason.CLONED:
-            return (
-                f"this VM is a clone: the state is of VM {before.vm.uuid}, and this is"
-                f" {after.vm.uuid}"
-            )
-        case Reason.REVERTED:
-            return "the VM was reverted to a snapshot, or duplicated: its generation is another"
-        case Reason.RETURNED:
-            return f"the VM left {describe_machine(after)} and came back to it"
-        case _:
-            return (
-                f"the VM moved to another host: {describe_machine(before)}, then"
-                f" {describe_machine(after)}"
-            )
+    if reason is Reason.CLONED:
+        return (
+            f"this VM is a clone: the state is of VM {before.vm.uuid}, and this is {after.vm.uuid}"
+        )
+    if reason is Reason.REVERTED:
+        return "the VM was reverted to a snapshot, or duplicated: its generation is another"
+    if reason is Reason.RETURNED:
+        return f"the VM left {describe_machine(after)} and came back to it"
+    return (
+        f"the VM moved to another host: {describe_machine(before)}, then {describe_machine(after)}"
+    )

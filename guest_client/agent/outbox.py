@@ -22,15 +22,13 @@ A redirect is not followed: an event says which machine runs what, and goes wher
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self
 
 import httpx
 
@@ -38,6 +36,7 @@ from guest_client.agent.event import CONTENT_TYPE
 from guest_client.agent.model import Delivery
 from guest_client.agent.settings import Destination
 from guest_client.agent.signing import parse_secret, signature_headers
+from guest_client.agent.timeout import timeout
 from guest_client.errors import ConfigurationError
 from guest_client.text import printable
 from guest_client.version import client_version
@@ -47,7 +46,7 @@ TRY_LIMIT = 30.0
 """Seconds for one try from beginning to end; a receiver should answer first and work afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What became of one try. ``retry_after`` is in seconds."""
 
@@ -80,7 +79,7 @@ class Sender:
             headers={"User-Agent": f"guest-client/{client_version()}"},
         )
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> Sender:
         return self
 
     async def __aexit__(
@@ -99,7 +98,7 @@ class Sender:
             headers |= signature_headers(self._key, delivery.event_id, int(now), delivery.body)
         try:
             async with (
-                asyncio.timeout(self._limit),
+                timeout(self._limit),
                 # The status is all that counts: a body is not waited for.
                 self._client.stream(
                     "POST", self.url, content=delivery.body, headers=headers
@@ -129,11 +128,11 @@ def _seconds(retry_after: str | None, now: float) -> float:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (TypeError, ValueError):  # the former until Python 3.9
         return 0.0
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.fromtimestamp(now, timezone.utc)).total_seconds())
 
 
 def _secret(destination: Destination) -> bytes | None:

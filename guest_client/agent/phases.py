@@ -16,8 +16,7 @@ shut down here and started elsewhere, is ``migrated``.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
+from guest_client.compat import StrEnum
 from guest_client.guard import Reason
 
 

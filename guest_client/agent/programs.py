@@ -149,7 +149,7 @@ def _start(
         stderr=stdout,
         env=env,
         cwd="/",
-        process_group=0,
+        start_new_session=True,
         umask=0o022,
         **rights,
     )
@@ -162,29 +162,26 @@ def _why_not(program: Program, error: Exception) -> str:
     if isinstance(error, ValueError):
         return f"{shown} can't be run: {error}"
     if isinstance(error, OSError):
-        match error.errno:
-            case errno.ENOENT:
-                return f"{shown} can't be found; install it, or give its full path"
-            case errno.EACCES:
-                return f"{shown} may not be run by this user; look at its mode"
-            case errno.EPERM if program.user is not None:
-                return f"only root may run {shown} as {program.user}; run the agent as root"
-            case errno.ENOEXEC:
-                return f"{shown} is no program of this machine, nor a script with a #! line"
+        if error.errno == errno.ENOENT:
+            return f"{shown} can't be found; install it, or give its full path"
+        if error.errno == errno.EACCES:
+            return f"{shown} may not be run by this user; look at its mode"
+        if error.errno == errno.EPERM and program.user is not None:
+            return f"only root may run {shown} as {program.user}; run the agent as root"
+        if error.errno == errno.ENOEXEC:
+            return f"{shown} is no program of this machine, nor a script with a #! line"
         return f"{shown} can't be run: {error.strerror}"
     raise error
 
 
 def _problem(outcome: Outcome, program: Program, code: int, signal_name: str | None) -> str | None:
-    match outcome:
-        case Outcome.OK:
-            return None
-        case Outcome.TIMEOUT:
-            return f"it took longer than {program.timeout:g} s, and was ended"
-        case Outcome.INTERRUPTED:
-            return "the agent was told to stop, and ended it"
-        case _:
-            return f"killed by {signal_name}" if signal_name else f"exit code {code}"
+    if outcome is Outcome.OK:
+        return None
+    if outcome is Outcome.TIMEOUT:
+        return f"it took longer than {program.timeout:g} s, and was ended"
+    if outcome is Outcome.INTERRUPTED:
+        return "the agent was told to stop, and ended it"
+    return f"killed by {signal_name}" if signal_name else f"exit code {code}"
 
 
 def _file_with(content: bytes) -> int:

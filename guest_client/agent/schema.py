@@ -201,7 +201,7 @@ def as_state_error(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "")
+        name = getattr(error, "sqlite_errorname", None) or _ERROR_NAMES.get(str(error), "")
         if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(path)):
             raise StateError(
                 f"can't write the agent's state {path}: the disk is full; make room, what was on"
@@ -222,6 +222,20 @@ def as_state_error(path: Path) -> Iterator[None]:
         raise StateError(
             f"can't read or write the agent's state {path}: {error}; look at the disk"
         ) from error
+
+
+# What SQLite says of each: until Python 3.11 its words are all that there is.
+_ERROR_NAMES = {
+    "database or disk is full": "SQLITE_FULL",
+    "disk I/O error": "SQLITE_IOERR",
+    "attempt to write a readonly database": "SQLITE_READONLY",
+    "unable to open database file": "SQLITE_CANTOPEN",
+    "access permission denied": "SQLITE_PERM",
+    "database is locked": "SQLITE_BUSY",
+    "database table is locked": "SQLITE_LOCKED",
+    "database disk image is malformed": "SQLITE_CORRUPT",
+    "file is not a database": "SQLITE_NOTADB",
+}
 
 
 def _is_full(path: Path) -> bool:

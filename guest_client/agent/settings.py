@@ -40,7 +40,7 @@ MOST_TRIES = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
     """A program that wants to be run. ``timeout`` is in seconds; ``tries`` counts the first."""
 
@@ -52,7 +52,7 @@ class Program:
     user: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Destination:
     """Where events go. ``secret_file`` holds the key of the signature."""
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Union
 
 from guest_client.agent.model import Job, JobState, Outcome, TriggerState
 
@@ -43,7 +44,7 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds; a receiver that asks us to stay away for longer is asked again all the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unfinished:
     """A trigger that is not done, with its jobs in order of registration."""
 
@@ -52,42 +53,42 @@ class Unfinished:
     jobs: tuple[Job, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Interrupt:
     """Write down that a run was cut off."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Settle which programs are run for a trigger."""
 
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """Run a program."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Complete:
     """Close a trigger, and put its event into the outbox."""
 
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rest:
     """Nothing to do until this moment (seconds since 1970), or until something happens."""
 
     until: float | None = None
 
 
-Step = Interrupt | Plan | Run | Complete | Rest
+Step = Union[Interrupt, Plan, Run, Complete, Rest]
 
 
 def next_step(unfinished: Sequence[Unfinished], now: float) -> Step:

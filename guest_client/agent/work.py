@@ -16,7 +16,7 @@ from guest_client.agent.leftovers import end_leftovers
 from guest_client.agent.model import Event, Job, JobState, Outcome, Result
 from guest_client.agent.programs import run_program
 from guest_client.agent.state import State
-from guest_client.agent.steps import Complete, Interrupt, Plan, Rest, Run, next_step, settle
+from guest_client.agent.steps import Interrupt, Plan, Rest, Run, next_step, settle
 from guest_client.errors import StateError
 from guest_client.text import printable
 from guest_client.times import WallClock, rfc3339, utc_now
@@ -53,17 +53,16 @@ class Work:
         """Do every step that can be done now; gives when there will be another."""
         while not self._stop.is_set():
             step = next_step(self._state.unfinished(), self._clock())
-            match step:
-                case Interrupt(job):
-                    self._interrupt(job)
-                case Plan(seq):
-                    self._plan(seq)
-                case Run(job):
-                    await self._run(job)
-                case Complete(seq):
-                    self._complete(seq)
-                case Rest():
-                    return step
+            if isinstance(step, Rest):
+                return step
+            if isinstance(step, Interrupt):
+                self._interrupt(step.job)
+            elif isinstance(step, Plan):
+                self._plan(step.seq)
+            elif isinstance(step, Run):
+                await self._run(step.job)
+            else:
+                self._complete(step.seq)
             await asyncio.sleep(0)  # let the deliveries, and whoever asks, have their turn
         return Rest()
 

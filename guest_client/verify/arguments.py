@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -130,7 +130,7 @@ def _age(text: str) -> float:
 
 def _at(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))  # Python 3.11 can itself
     except ValueError:
         raise ValueError(f"should be a time such as 2026-11-25T12:00:00Z, not {text!r}") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

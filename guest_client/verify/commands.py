@@ -83,8 +83,7 @@ def _as_table(found: History, *, verified: bool) -> str:
         rows = [(*row[:4], "") for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
     ]
     stays = "1 stay" if len(found.stays) == 1 else f"{len(found.stays)} stays"
     if verified and not found.findings:
@@ -123,7 +122,9 @@ def tell_refusal(refusal: Refusal, *, as_json: bool) -> None:
 def _digest(file: Path) -> Digest:
     try:
         with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
             return Digest(digest.hexdigest(), stream.tell())
     except OSError as error:
         raise _cannot_read(file, error) from error

@@ -43,7 +43,7 @@ CLOCKS_APART = 300
 _MOST = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """What is not as it should be; ``seq`` is the entry's place in the chain, if it is one's."""
 
@@ -56,7 +56,7 @@ class Finding:
         return {"reason": self.reason, "seq": self.seq, "sentence": self.sentence}
 
 
-@dataclass(slots=True)
+@dataclass
 class Stay:
     """One stay, as its host told it."""
 
@@ -92,7 +92,7 @@ class Stay:
         }
 
 
-@dataclass(slots=True)
+@dataclass
 class History:
     """Where a VM has been, and what is not as it should be. ``dropped`` entries are not kept."""
 
@@ -285,7 +285,7 @@ class _Reader:
             )
 
     def _ends(self) -> None:
-        for stay, following in zip(self._found.stays, self._found.stays[1:], strict=False):
+        for stay, following in zip(self._found.stays, self._found.stays[1:]):
             if stay.until is None:
                 tied = following.residency_id not in self._apart
                 moved = tied and following.arrived_by == "migration"

@@ -32,7 +32,7 @@ _LARGEST_TOKEN = 64 * 1024
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signed:
     """What a token says, and the ID of the key that signed it."""
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from guest_client.attest import SEAL_VERSION, SEALED, first_part, seal_part
@@ -49,7 +49,7 @@ CLOCKS_APART = 300
 FIRST, SECOND = "the attestation before the scan", "the attestation after the scan"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demands:
     """What the auditor asks beyond what a report must have of itself. Times in seconds since 1970,
     ``max_age`` in seconds.
@@ -63,7 +63,7 @@ class Demands:
     """Of the output that came with the report, if it did."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attestation:
     """One attestation, verified."""
 
@@ -79,7 +79,7 @@ class Attestation:
         return _time(self.iat)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Proof:
     """What was proven of a scan."""
 
@@ -188,7 +188,7 @@ def _tokens(report: Mapping[str, Any], attempt: Mapping[str, Any]) -> tuple[str,
         raise Refusal(
             "not-attested", "the scan was made without --attest: nothing of it can be verified"
         )
-    for token, what in zip(tokens, (FIRST, SECOND), strict=True):
+    for token, what in zip(tokens, (FIRST, SECOND)):
         if token is None:
             raise Refusal("attestation-stripped", f"{what} was taken out of the report")
     return tokens[0], tokens[1]
@@ -345,6 +345,6 @@ def _stands(report: Mapping[str, Any]) -> None:
 
 def _time(seconds: float) -> str:
     try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):
         return f"{seconds:.0f} s after 1970"

@@ -38,7 +38,7 @@ DEPLOY = REPOSITORY / "deploy"
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's: the packages are for it."""
 
-GUEST_PYTHON = "3.11"
+GUEST_PYTHON = "3.9"
 """The oldest Python that the guest client runs with."""
 
 MAINTAINER = (

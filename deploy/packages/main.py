@@ -2,10 +2,10 @@
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 9):
     sys.stderr.write(
-        "guest-client: this is Python {}.{}, and it needs 3.11 or later; "
-        "name another, as in: python3.11 {}\n".format(*sys.version_info[:2], sys.argv[0])
+        "guest-client: this is Python {}.{}, and it needs 3.9 or later; "
+        "name another, as in: python3.9 {}\n".format(*sys.version_info[:2], sys.argv[0])
     )
     sys.exit(69)
 

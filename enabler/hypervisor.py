@@ -40,7 +40,7 @@ from enabler.events import (
 )
 from enabler.libvirt_host import HostFacts, check_uri, host_facts, silence, translate
 from enabler.libvirt_words import arrival_of, lifecycle_event, migration_job, presence_of
-from enabler.runs import Run, Runs, StatusFile
+from enabler.runs import WITH_PROCESS, Run, Runs, StatusFile
 
 log = logging.getLogger(__name__)
 
@@ -341,7 +341,8 @@ class Hypervisor:
             domain = connection.lookupByUUIDString(vm_uuid)
             # Run and status file come before the state: if a run ends, or its state changes,
             # between these questions, then the answer is about what was, and is seen to be.
-            status = self._runs.status_file(domain.name()) if self._driver == "QEMU" else None
+            seen_by_files = self._driver in WITH_PROCESS
+            status = self._runs.status_file(domain.name()) if seen_by_files else None
             run = self._run(domain) if domain.isActive() else None
             state, reason = domain.state()
             presence = presence_of(state, reason)
@@ -363,7 +364,7 @@ class Hypervisor:
         return seen, run, status
 
     def _run(self, domain: libvirt.virDomain) -> Run | None:
-        if self._driver == "QEMU":
+        if self._driver in WITH_PROCESS:
             try:
                 return self._runs.of_process(domain.name())
             except OSError as error:

@@ -210,6 +210,8 @@ class Hypervisor:
             ("VIR_DOMAIN_EVENT_ID_LIFECYCLE", self._on_lifecycle),
             ("VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION", self._on_iteration),
             ("VIR_DOMAIN_EVENT_ID_JOB_COMPLETED", self._on_changed),
+            # A container that reboots has another process then, and LXC's driver says no more.
+            ("VIR_DOMAIN_EVENT_ID_REBOOT", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_ADDED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_METADATA_CHANGE", self._on_metadata),

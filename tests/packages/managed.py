@@ -39,8 +39,8 @@ _SSH = """\
 #!/bin/sh
 for command; do :; done
 exec nsenter --target {pid} --mount --uts --net --pid --root -- \
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root SYSTEMD_OFFLINE=1 \
-    sh -c "cd /; $command"
+    env -i --chdir=/ PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root SYSTEMD_OFFLINE=1 \
+    sh -c "$command"
 """
 
 
@@ -80,6 +80,8 @@ class Managed(Chroot):
         self._ssh.write_text(_SSH.format(pid=children.read_text().strip()))
         self._ssh.chmod(0o755)
         self._inventory = place / "inventory.yml"
+        # libvirtd writes its own files anew before it answers for the first time.
+        self.shell("virsh net-list")
 
     def close(self) -> None:
         """End it."""

@@ -53,8 +53,7 @@ def test_the_second_run_changes_nothing_and_removal_leaves_nothing(
 ) -> None:
     packages = {"host": deb(built, "vm-enabler"), "guest": deb(built, "vm-enabler-guest")}
     inventory = INVENTORY.format(level="info", **packages)
-    # In this order: libvirtd writes its own files anew before it answers for the first time.
-    libvirt, before = managed.shell(LIBVIRT), managed.content()
+    before, libvirt = managed.content(), managed.shell(LIBVIRT)
 
     changes, said = managed.play(inventory, "--check", "--diff")
     assert "not installed yet" in said
@@ -86,12 +85,13 @@ def test_the_second_run_changes_nothing_and_removal_leaves_nothing(
 
 
 def test_a_guest_without_packages(built: Path, managed: Managed) -> None:
-    archive = {"host": "-", "guest": built / "guest-client.pyz"}
+    archive = {"host": "none", "guest": built / "guest-client.pyz"}
     inventory, before = INVENTORY.format(level="info", **archive), managed.content()
     managed.play(inventory, "--limit", "vm1")
     units = "guest-client-agent.service guest-client-scan.timer"
     assert managed.shell(f"systemctl is-enabled {units}").split() == ["enabled"] * 2
-    assert managed.shell("systemctl cat guest-client-agent").count("/usr/local/bin/guest-client")
+    unit = managed.shell("cat /etc/systemd/system/guest-client-agent.service")
+    assert "ExecStart=/usr/local/bin/guest-client agent run" in unit
     assert "hardware" in managed.shell("/usr/local/bin/guest-client plans")
     changes, said = managed.play(inventory, "--limit", "vm1")
     assert changes == {"vm1": 0}, said

@@ -79,7 +79,7 @@ def run_checks(
     if found:
         checks += callers_checks.check_vsock(addresses, found.vms, root)
         checks.append(callers_checks.check_tokens([*found.vms, *found.resting]))
-        checks.append(hypervisor_checks.check_generation_ids(found.vms))
+        checks.append(hypervisor_checks.check_generation_ids(found.vms, found.driver))
     checks.append(machine_checks.check_clock(machine_checks.clock_is_synchronised()))
     return checks
 

@@ -40,7 +40,7 @@ from enabler.events import (
 )
 from enabler.libvirt_host import HostFacts, check_uri, host_facts, silence, translate
 from enabler.libvirt_words import arrival_of, lifecycle_event, migration_job, presence_of
-from enabler.runs import Run, Runs, StatusFile
+from enabler.runs import WITH_PROCESS, Run, Runs, StatusFile
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,8 @@ class Hypervisor:
             ("VIR_DOMAIN_EVENT_ID_LIFECYCLE", self._on_lifecycle),
             ("VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION", self._on_iteration),
             ("VIR_DOMAIN_EVENT_ID_JOB_COMPLETED", self._on_changed),
+            # A container that reboots has another process then, and LXC's driver says no more.
+            ("VIR_DOMAIN_EVENT_ID_REBOOT", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_ADDED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED", self._on_changed),
             ("VIR_DOMAIN_EVENT_ID_METADATA_CHANGE", self._on_metadata),
@@ -346,7 +348,8 @@ class Hypervisor:
             domain = self._listed.pop(vm_uuid, None) or connection.lookupByUUIDString(vm_uuid)
             # Run and status file come before the state: if a run ends, or its state changes,
             # between these questions, then the answer is about what was, and is seen to be.
-            status = self._runs.status_file(domain.name()) if self._driver == "QEMU" else None
+            seen_by_files = self._driver in WITH_PROCESS
+            status = self._runs.status_file(domain.name()) if seen_by_files else None
             run = self._run(domain) if domain.ID() >= 0 else None
             state, reason = domain.state()
             presence = presence_of(state, reason)
@@ -368,7 +371,7 @@ class Hypervisor:
         return seen, run, status
 
     def _run(self, domain: libvirt.virDomain) -> Run | None:
-        if self._driver == "QEMU":
+        if self._driver in WITH_PROCESS:
             try:
                 return self._runs.of_process(domain.name())
             except OSError as error:

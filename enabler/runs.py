@@ -18,8 +18,14 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+WITH_PROCESS = frozenset({"QEMU", "LXC"})
+"""The drivers, as `virConnectGetType` names them, that keep ``NAME.pid`` and ``NAME.xml`` of each
+running domain: of QEMU, or of ``libvirt_lxc``, which lives as long as its container does."""
+
 PID_FILES = Path("/run/libvirt/qemu")
-"""Where libvirt's QEMU driver keeps ``NAME.pid`` of each running domain."""
+"""Where libvirt's QEMU driver keeps them."""
+
+_LXC_PID_FILES = Path("/run/libvirt/lxc")
 
 
 class Run:
@@ -64,8 +70,8 @@ class Run:
 
 
 class StatusFile:
-    """The file in which libvirt's QEMU driver keeps a domain's live state, rewritten at each change
-    of it.
+    """The file in which libvirt's driver keeps a domain's live state, rewritten at each change of
+    it.
 
     A change that libvirt sends no event for (vCPUs hot-plugged, say) shows here, at the cost of a
     ``stat``. A file that can't be seen is taken for unchanged: the regular look at every VM
@@ -96,6 +102,7 @@ class Runs:
 
     def __init__(self, root: Path = Path("/"), pid_files: Path = PID_FILES) -> None:
         self._proc = root / "proc"
+        self.pid_files = pid_files
         self._pid_files = root / pid_files.relative_to("/")
         self._boot = (self._proc / "sys/kernel/random/boot_id").read_text().strip()
 
@@ -104,14 +111,17 @@ class Runs:
         """Return what finds the runs of a libvirt URI's domains: a session's are kept in its user's
         folder.
         """
-        if urlsplit(uri).path != "/session":
+        parts = urlsplit(uri)
+        if parts.scheme.partition("+")[0] == "lxc":
+            return cls(pid_files=_LXC_PID_FILES)
+        if parts.path != "/session":
             return cls()
         base = os.environ.get("XDG_RUNTIME_DIR")
         folder = Path(base) if base else Path.home() / ".cache"
         return cls(pid_files=folder / "libvirt/qemu/run")
 
     def of_process(self, name: str) -> Run | None:
-        """Return the run of the QEMU domain ``name``, or None if its process is gone.
+        """Return the run of the domain ``name``, or None if its process is gone.
 
         Raises `OSError` if libvirt's pid file is not there or can't be read by this user.
         """
@@ -131,7 +141,7 @@ class Runs:
         return Run(f"{self._boot}/{pid}/{start}", self._began(start), pidfd)
 
     def status_file(self, name: str) -> StatusFile:
-        """Return libvirt's status file of the QEMU domain ``name`` as it is now."""
+        """Return libvirt's status file of the domain ``name`` as it is now."""
         return StatusFile(self._pid_files / f"{name}.xml")
 
     def of_domain_id(self, domain_id: int) -> Run:

@@ -7,14 +7,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from enabler import domains, safexml
 from enabler.checks import Check
 from enabler.errors import ConfigurationError, EnablerError, HypervisorDenied, HypervisorError
-
-if TYPE_CHECKING:
-    from enabler.runs import Runs
+from enabler.runs import WITH_PROCESS, Runs
 
 MINIMUM = 1_003_003
 """Libvirt 1.3.3: the first with both events that migrations are followed by
@@ -206,7 +204,9 @@ def check_driver(uri: str, found: Libvirt) -> list[Check]:
                 f"upgrade libvirt to {_spell(TESTED)} or newer",
             )
         ]
-    if found.driver != "QEMU":
+    if found.driver == "LXC":
+        checks.append(Check.ok("hypervisor", "LXC: containers, which stay on their host"))
+    elif found.driver != "QEMU":
         checks.append(
             Check.warn(
                 "hypervisor",
@@ -231,7 +231,7 @@ def check_driver(uri: str, found: Libvirt) -> list[Check]:
 def check_runs(found: Libvirt, runs: Callable[[], Runs]) -> Check:
     """That the process behind each running VM can be seen: it tells one stay from the next."""
     name = "VM processes"
-    if found.driver != "QEMU":
+    if found.driver not in WITH_PROCESS:
         return Check.ok(name, f"not looked for with the driver {found.driver}")
     unseen: dict[str, str] = {}
     try:
@@ -278,9 +278,11 @@ def check_bridge_members(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) 
     )
 
 
-def check_generation_ids(vms: Sequence[Vm]) -> Check:
+def check_generation_ids(vms: Sequence[Vm], driver: str = "QEMU") -> Check:
     """That a reverted or cloned VM can be told."""
     name = "generation IDs"
+    if driver == "LXC":
+        return Check.ok(name, "not of containers, which no driver reverts")
     without = [vm.name for vm in vms if not vm.has_generation_id]
     if not without:
         return Check.ok(

@@ -16,8 +16,15 @@ mount -t tmpfs -o mode=755 tmpfs "$root/run"
 ip link set lo up
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root chroot "$root" "$@"
 """
-# What dpkg, its log and its helpers write down for themselves.
-_BOOKS = ("var/lib/dpkg", "var/lib/systemd/deb-systemd-helper", "var/log", "var/cache", "var/tmp")
+# What apt, dpkg, their logs and helpers write down for themselves.
+_BOOKS = (
+    "var/lib/apt",
+    "var/lib/dpkg",
+    "var/lib/systemd/deb-systemd-helper",
+    "var/log",
+    "var/cache",
+    "var/tmp",
+)
 # adduser keeps the former state of its files.
 _BACKUPS = {f"etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow")}
 

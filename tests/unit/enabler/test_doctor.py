@@ -311,7 +311,8 @@ class TestLibvirt:
         for found, status in (
             (QEMU, Status.OK),
             (replace(QEMU, capabilities="<capabilities/>"), Status.WARN),
-            (replace(QEMU, driver="LXC"), Status.WARN),
+            (replace(QEMU, driver="LXC"), Status.OK),
+            (replace(QEMU, driver="Xen"), Status.WARN),
         ):
             assert hypervisor.check_driver("x:///", found)[1].status is status
 
@@ -342,6 +343,7 @@ class TestVms:
         check = hypervisor.check_generation_ids([VM, old])
         assert (check.status, check.found.endswith(": old")) == (Status.WARN, True)
         assert hypervisor.check_generation_ids([VM]).status is Status.OK
+        assert hypervisor.check_generation_ids([old], "LXC").status is Status.OK
 
     def test_without_an_interface_on_the_bridge_are_listed(self) -> None:
         by_tap = replace(VM, name="tapped", nics=(replace(NIC, bridge=None, tap="vnet9"),))
@@ -388,6 +390,7 @@ class TestVms:
         assert unreadable.status is Status.FAIL
         assert "db01.pid" in unreadable.found
         assert hypervisor.check_runs(QEMU, lambda: Runs(tmp_path)).status is Status.FAIL
+        assert hypervisor.check_runs(replace(QEMU, driver="LXC"), Gone).status is Status.FAIL
         assert hypervisor.check_runs(replace(QEMU, driver="TEST"), Gone).status is Status.OK
 
 

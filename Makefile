@@ -61,8 +61,8 @@ openapi: setup ## Write openapi/openapi.yaml anew
 
 lock: setup ## Write requirements/*.txt anew (needs uv)
 	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --python-platform linux --python-version 3.9 --group guest -o requirements/guest.txt
-	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host pyproject.toml -o requirements/host.txt
-	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host --extra fleet pyproject.toml -o requirements/host.txt
+	uv pip compile -q --no-emit-index-url --no-header --generate-hashes --universal --python-version 3.11 --extra host --extra fleet --extra dev pyproject.toml -o requirements/dev.txt
 
 wheel: setup ## Build dist/*.whl
 	$(PYTHON) -m build --wheel

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from enabler import fleet_arguments
 from enabler.errors import EnablerError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve",
-        parents=[common, listening],
+        parents=[common, listening, _fleet_options()],
         help="run the service",
         description="Run the service until SIGINT or SIGTERM.",
         epilog=_EPILOG,
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_enrolment(commands, common)
     _add_keys(commands, common)
+    _add_fleet(commands, common, printing)
 
     doctor = commands.add_parser(
         "doctor",
@@ -175,11 +177,59 @@ def _add_keys(commands: Any, common: argparse.ArgumentParser) -> None:
         parser.set_defaults(run=act)
 
 
+def _fleet_options() -> _Parser:
+    options = _Parser(add_help=False)
+    options.add_argument(
+        "--fleet",
+        metavar="SERVERS",
+        help="the fleet's NATS servers, nats://HOST:PORT or tls://HOST:PORT, separated by commas",
+    )
+    options.add_argument(
+        "--fleet-credentials",
+        type=Path,
+        metavar="FILE",
+        help="NATS credentials (.creds), or the seed of an nkey",
+    )
+    options.add_argument(
+        "--fleet-ca", type=Path, metavar="FILE", help="who signs the servers' certificates (PEM)"
+    )
+    return options
+
+
+def _add_fleet(
+    commands: Any, common: argparse.ArgumentParser, printing: argparse.ArgumentParser
+) -> None:
+    fleet = commands.add_parser(
+        "fleet",
+        help="where every VM of the fleet is, and was; from the fleet's NATS servers",
+        description="What all hosts of the fleet have told (serve --fleet): where each VM is, and "
+        "was at any time. Asks the fleet's servers, from any machine that may.",
+        epilog=_EPILOG,
+    )
+    parents = [common, _fleet_options(), printing]
+    fleet_arguments.add(
+        fleet.add_subparsers(title="commands", metavar="COMMAND", required=True), parents
+    )
+    fleet.set_defaults(run=_fleet)
+
+
+def _fleet(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler.fleet import commands
+
+    return commands.run(options, settings.fleet)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from enabler import config
 
     names = ("libvirt_uri", "listen", "log_level")
     flags: dict[str, Any] = {name: getattr(options, name, None) for name in names}
+    flags |= {
+        "fleet.servers": getattr(options, "fleet", None),
+        "fleet.credentials": getattr(options, "fleet_credentials", None),
+        "fleet.ca": getattr(options, "fleet_ca", None),
+    }
     return config.load(options.config, os.environ, flags)
 
 
@@ -189,7 +239,7 @@ def _serve(options: argparse.Namespace) -> int:
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
     # What other libraries say in passing is no news of ours.
-    for library in ("uvicorn", "asyncio"):
+    for library in ("uvicorn", "asyncio", "nats"):
         logging.getLogger(library).setLevel(logging.WARNING)
     from enabler import service
 

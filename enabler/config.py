@@ -13,6 +13,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -57,6 +59,54 @@ class LimitSettings(BaseModel):
         16_384, ge=1024, description="The longest request line and header together."
     )
     body_bytes: int = Field(16_384, ge=0, description="The longest request body.")
+
+
+class FleetSettings(BaseModel):
+    """``[fleet]``: where this host publishes what happens on it, and ``enabler fleet`` asks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    servers: tuple[str, ...] = Field(
+        (), description="NATS servers: nats://HOST:PORT or tls://HOST:PORT. None: no fleet."
+    )
+    credentials: Path | None = Field(
+        None, description="A NATS credentials file (.creds), or the seed of an nkey."
+    )
+    ca: Path | None = Field(None, description="Who signs the servers' certificates, PEM.")
+    certificate: Path | None = Field(None, description="Our certificate for the servers, PEM.")
+    key: Path | None = Field(None, description="The certificate's key, PEM.")
+    host: str | None = Field(
+        None, description="This host's UUID in the fleet. Unset: libvirt's host UUID."
+    )
+    spool: Path = Field(
+        Path("/var/lib/enabler/fleet"),
+        description="Where events are kept until the servers have them.",
+    )
+    spool_megabytes: int = Field(
+        64, ge=1, description="The most that is kept; what is more, the oldest makes room for."
+    )
+    heartbeat_seconds: float = Field(
+        30, ge=1, le=3600, description="Seconds between two signs of life of this host."
+    )
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("servers")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for server in value:
+            parts = urlsplit(server)
+            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+                raise ValueError(f"{server!r} should be nats://HOST:PORT or tls://HOST:PORT")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _canonical(cls, value: str | None) -> str | None:
+        return None if value is None else str(UUID(value))
 
 
 class Settings(BaseModel):
@@ -113,6 +163,9 @@ class Settings(BaseModel):
         MachineSettings(), description="The machine identity, where it must be given."
     )
     limits: LimitSettings = Field(LimitSettings(), description="How much a guest may ask for.")
+    fleet: FleetSettings = Field(
+        FleetSettings(), description="Where this host publishes what happens on it."
+    )
 
     @field_validator("listen", "callers", "allowed_hosts", mode="before")
     @classmethod
@@ -132,12 +185,16 @@ class Settings(BaseModel):
         return [listening.parse(text) for text in self.listen]
 
 
-_TABLES: dict[str, type[BaseModel]] = {"machine": MachineSettings, "limits": LimitSettings}
+_TABLES: dict[str, type[BaseModel]] = {
+    "machine": MachineSettings,
+    "limits": LimitSettings,
+    "fleet": FleetSettings,
+}
 
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """Return the settings. ``file`` None means `CONFIG_FILE`, if it is there; a flag that is None
-    was not given.
+    was not given; a flag ``fleet.servers`` is a key of a table.
 
     Raises `ConfigurationError`, whose message names the key and the place it was found in.
     """
@@ -147,6 +204,9 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     from_environment = _from_environment(environment)
     given = {key: value for key, value in flags.items() if value is not None}
     tables = {name: {**values.get(name, {}), **from_environment.pop(name, {})} for name in _TABLES}
+    for flag in [name for name in given if "." in name]:
+        table, _, key = flag.partition(".")
+        tables[table][key] = given.pop(flag)
     settings = _validate({**values, **from_environment, **given, **tables}, "the settings")
     _ = settings.addresses
     return settings

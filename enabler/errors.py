@@ -6,6 +6,10 @@
     ├── ListenError             exit 69   an address or a socket path can't be listened on
     ├── ServiceUnavailable      exit 69   the running service can't be asked by a command
     ├── EnrolmentError          exit 69   a VM can't be given a token, or be rid of it
+    ├── FleetError              exit 69   the fleet's servers can't be asked, or don't have it
+    │   ├── FleetRefused        exit 77   they refuse us
+    │   ├── FleetUnknown        exit 1    nothing is known there of what is asked for
+    │   └── SpoolError          exit 69   the spool can't be used
     ├── SigningUnavailable      exit 78   there is no key to sign with   503 signing-unavailable
     ├── HypervisorError         exit 69   libvirt can't be asked         503 hypervisor-unavailable
     │   └── HypervisorDenied    exit 77   libvirt refuses us
@@ -94,6 +98,28 @@ class HypervisorDenied(HypervisorError):
     """Libvirt answers, but refuses this user."""
 
     exit_code = 77  # EX_NOPERM
+
+
+class FleetError(EnablerError):
+    """The fleet's servers can't be asked, or are not set up."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class FleetRefused(FleetError):
+    """The servers answer, but refuse these credentials, or what is asked with them."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class FleetUnknown(FleetError):
+    """The fleet has never heard of what is asked for."""
+
+    exit_code = 1
+
+
+class SpoolError(FleetError):
+    """The spool can't be used."""
 
 
 class SigningUnavailable(EnablerError):

@@ -94,6 +94,8 @@ class Carried:
     """Why it can't be continued; None if it can."""
     stays: frozenset[str] = frozenset()
     """The residencies whose beginning it tells of."""
+    latest: tuple[str, int] | None = None
+    """The last of them, and its place in order (`enabler.history.order`)."""
 
 
 @dataclass(frozen=True, slots=True)

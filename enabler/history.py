@@ -12,6 +12,7 @@ with these claims:
     residency   the stay: {"id", "since", "arrived_by"}
     machine     the host's machine identity (arrivals)
     until       when the stay ended (departures)
+    order       the stay's place among all stays of the VM (arrivals), see `order`
     gap         why a chain that was found is not continued: only in the first entry of a new one
 
 A live migration away can't be told where it happens: libvirt changes no metadata of a domain that
@@ -56,6 +57,9 @@ MOST = 32
 LONGEST = 4096
 """Characters of one entry; ours have some 900."""
 
+_HIGHEST = 1 << 53
+"""What every reader of JSON can take as a whole number (RFC 8259, 6)."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 Sign = Callable[[str, Mapping[str, Any]], str]
@@ -92,6 +96,11 @@ def element(carried: Carried) -> str:
     return tostring(root, encoding="unicode")
 
 
+def last_entry(element: str) -> str:
+    """Return the last entry in the metadata element of a chain of ours."""
+    return element.rpartition("<entry>")[2].partition("<")[0]
+
+
 class Archive:
     """Writes for one host. ``machine`` is its identity, as the contract has it."""
 
@@ -110,6 +119,7 @@ class Archive:
             "event": "arrival",
             "residency": _residency(stay),
             "machine": self._machine,
+            "order": order(carried, stay),
         }
         if carried.flaw is not None:
             what["gap"] = {"reason": carried.flaw}
@@ -159,6 +169,21 @@ class Archive:
         return {"iss": self._component_id, "iat": int(now.timestamp()), "vm": vm_uuid}
 
 
+def order(carried: Carried, stay: Stay) -> int:
+    """Return a number that is greater than that of every stay that the VM had before this one.
+
+    It is when the stay began, in milliseconds since 1970, but later than the stay before it in the
+    chain (a hybrid logical clock: Kulkarni and others, 2014). So two hosts whose clocks differ are
+    put right by the chain that the VM brought; their clocks alone decide where the chain does not
+    tell (a host that could not write its entry, a domain that was made anew or reverted).
+    """
+    since = _milliseconds(stay.since)
+    if carried.flaw is not None or carried.latest is None:
+        return since
+    stay_id, number = carried.latest
+    return number if stay_id == stay.id else max(since, number + 1)
+
+
 def digest(token: str) -> str:
     """Return what the next entry calls this one: its SHA-256 in hex."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -171,7 +196,33 @@ def _look(vm_uuid: str, checkpoint: str | None, entries: tuple[str, ...]) -> Car
     flaw = _flaw(vm_uuid, checkpoint, entries, claims)
     arrivals = (_stay_id(claim) for claim in claims if claim.get("event") == "arrival")
     stays = frozenset(stay for stay in arrivals if isinstance(stay, str))
-    return Carried(checkpoint, entries, flaw, stays)
+    return Carried(checkpoint, entries, flaw, stays, _latest(claims))
+
+
+def _latest(claims: list[dict[str, Any]]) -> tuple[str, int] | None:
+    """Return the last arrival's stay, and its `order`."""
+    stay_id, number = None, -1
+    for claim in claims:
+        if claim.get("event") != "arrival":
+            continue
+        signed, since = claim.get("order"), _since(claim)
+        if not isinstance(signed, int):  # an entry from before there was an order
+            signed = -1 if since is None else _milliseconds(since)
+        stay_id, number = _stay_id(claim), max(signed, number + 1)
+    return (stay_id, number) if isinstance(stay_id, str) and number < _HIGHEST else None
+
+
+def _since(claims: Mapping[str, Any]) -> datetime | None:
+    residency = claims.get("residency")
+    try:
+        since = datetime.fromisoformat(residency["since"]) if isinstance(residency, dict) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return since if since is not None and since.tzinfo is not None else None
+
+
+def _milliseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
 
 
 def _flaw(

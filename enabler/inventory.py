@@ -90,6 +90,16 @@ class Source(Protocol):
         """Keep a record with its domain; what came of it comes to `Inventory.recorded`."""
 
 
+class Witness(Protocol):
+    """Who hears of every event at once, in order. May not block."""
+
+    def tell(self, event: EventDocument, carried: Carried | None) -> None:
+        """Take in an event; with one of a VM, the history that it carried then."""
+
+    def recorded(self, vm_uuid: str, entry: str) -> None:
+        """Take in that an entry of a VM's history is kept with its domain now."""
+
+
 @dataclass(slots=True)
 class _Entry:
     vm: Vm
@@ -128,6 +138,7 @@ class Inventory:
         clock: Callable[[], float],
         patience: float = PATIENCE,
         archive: Archive | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.component_id = component_id
         self.machine = machine
@@ -136,6 +147,7 @@ class Inventory:
         self._clock = clock
         self._patience = patience
         self.feed = Feed()
+        self._witness = witness
         self._archive = archive
         self._entries: dict[str, _Entry] = {}
         self._by_mark: dict[Mark, set[str]] = {}
@@ -161,7 +173,7 @@ class Inventory:
     def connected(self, running: Iterable[str]) -> None:
         """Take the inventory anew: a connection stands, and events may have been lost before it."""
         if self._failure is not None and self._began:
-            self.feed.tell(EventDocument(kind=EventKind.LIBVIRT_FOUND, at=datetime.now(UTC)))
+            self._announce(EventDocument(kind=EventKind.LIBVIRT_FOUND, at=datetime.now(UTC)))
         self._failure = None
         self._unsettled_at_start = set(running)
         if not self._began:
@@ -182,7 +194,7 @@ class Inventory:
             lost = EventDocument(
                 kind=EventKind.LIBVIRT_LOST, at=datetime.now(UTC), detail=str(error)
             )
-            self.feed.tell(lost)
+            self._announce(lost)
         self._failure = error
         for vm_uuid, entry in self._entries.items():
             entry.asked = False
@@ -253,6 +265,8 @@ class Inventory:
         """
         if error is not None:
             log.info("VM %s: %s was not kept in its metadata: %s", vm_uuid, record.namespace, error)
+        elif record.namespace == history.NAMESPACE and self._witness is not None:
+            self._witness.recorded(vm_uuid, history.last_entry(record.element))
         entry = self._entries.get(vm_uuid)
         if entry is None:
             return
@@ -266,7 +280,7 @@ class Inventory:
         if capacity == self.capacity:
             return
         self.capacity = capacity
-        self.feed.tell(
+        self._announce(
             EventDocument(kind=EventKind.CAPACITY_CHANGED, at=datetime.now(UTC), capacity=capacity)
         )
         for entry in self._entries.values():
@@ -429,7 +443,16 @@ class Inventory:
         self._before_us.discard(vm_uuid)
         entry.told, told = changes(entry.told, entry.vm, at_start=at_start)
         for change in told:
-            self.feed.tell_of(change.kind, partial(answers.event, vm_uuid, change, at))
+            made = partial(answers.event, vm_uuid, change, at)
+            if self._witness is None:
+                self.feed.tell_of(change.kind, made)
+            else:
+                self._announce(made(), change.vm.facts.history)
+
+    def _announce(self, event: EventDocument, carried: Carried | None = None) -> None:
+        self.feed.tell(event)
+        if self._witness is not None:
+            self._witness.tell(event, carried)
 
     def _renew_answer(self, entry: _Entry) -> None:
         old, entry.answer = entry.answer, None

@@ -84,9 +84,17 @@ class Keys:
 
         Raises `SigningUnavailable`.
         """
+        return self._sign(kind, json.dumps(claims, separators=(",", ":"), ensure_ascii=False))
+
+    def sign_detached(self, kind: str, content: bytes) -> str:
+        """Return the JWS of ``content`` without it (RFC 7515, appendix F): who verifies it has the
+        content from elsewhere. Raises `SigningUnavailable`.
+        """
+        return jws.detach_content(self._sign(kind, content))
+
+    def _sign(self, kind: str, payload: str | bytes) -> str:
         signer = self._current()
         header = {"alg": ALGORITHM, "kid": signer.kid, "typ": kind}
-        payload = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode()
         return jws.serialize_compact(header, payload, signer.key, algorithms=[ALGORITHM])
 
     def kid(self) -> str:

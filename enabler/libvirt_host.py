@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 import libvirt
 
+from enabler import safexml
 from enabler.errors import ConfigurationError, HypervisorDenied, HypervisorError
+from enabler.identity import canonical_uuid
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,14 @@ class HostFacts:
     nodeinfo: tuple[Any, ...]
     cpuinfo: str | None
     """The kernel's ``/proc/cpuinfo``."""
+
+    @property
+    def uuid(self) -> str | None:
+        """Libvirt's UUID of the host, by which its peers know it too; None where it has none."""
+        try:
+            return canonical_uuid(safexml.parse(self.capabilities).findtext("host/uuid"))
+        except ValueError:
+            return None
 
 
 def check_uri(uri: str) -> None:

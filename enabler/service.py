@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
 
 import uvicorn
 
@@ -43,6 +44,9 @@ from enabler.mailbox import Mailbox
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
 from enabler.systemd import Notifier, handed_over
+
+if TYPE_CHECKING:
+    from enabler.fleet.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,7 @@ class Service:
         self._keys = Keys(settings.keys_directory, settings.signing_key)
         self._attestor: Attestor | None = None
         self._archive: Archive | None = None
+        self._publisher: Publisher | None = None
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
         self._door: Door | None = None
@@ -139,6 +144,9 @@ class Service:
             inventory = await self._begin(stop)
             if inventory is None:
                 return
+            if self._publisher is not None:
+                self._publisher.start()
+                stack.callback(self._publisher.stop)
             with KernelNeighbours() as neighbours:
                 callers = self._callers(inventory, neighbours)
                 interfaces = {
@@ -231,6 +239,7 @@ class Service:
         document = machine_document(self._identified)
         self._attestor = self._make_attestor(machine.component_id)
         self._archive = Archive(machine.component_id, document.model_dump(), self._attestor.sign)
+        self._publisher = self._make_publisher(host, document, machine.component_id)
         inventory = Inventory(
             machine.component_id,
             document,
@@ -238,6 +247,7 @@ class Service:
             self._hypervisor,
             clock,
             archive=self._archive,
+            witness=self._publisher,
         )
         self._inventory = inventory
         inventory.connected(running)
@@ -246,6 +256,43 @@ class Service:
         gc.collect()
         gc.freeze()
         return inventory
+
+    def _make_publisher(
+        self, host: HostFacts, machine: MachineDocument, component_id: str
+    ) -> Publisher | None:
+        if not self._settings.fleet.servers:
+            return None
+        from enabler.fleet.publisher import Host, Publisher
+
+        # Keys are for one thread, and it has one of its own.
+        keys = Keys(self._settings.keys_directory, self._settings.signing_key)
+        keys.component_id = component_id
+        word = Host(
+            uuid=self._settings.fleet.host or host.uuid or machine.uuid or _made_up(component_id),
+            name=socket.gethostname(),
+            component_id=component_id,
+            machine=machine.model_dump(),
+            capacity=capacity_document(host).model_dump(),
+            version=version("vm-enabler"),
+        )
+        log.info("this host is %s in the fleet", word.uuid)
+        return Publisher(self._settings.fleet, word, keys)
+
+    async def _tell_what_is_here(self) -> None:
+        """Tell the fleet once that all VMs have been looked at: what is not here has left."""
+        assert self._inventory is not None
+        assert self._publisher is not None
+        while True:
+            with contextlib.suppress(HypervisorError):
+                await self._inventory.ready()
+                break
+            await asyncio.sleep(1)
+        stays = {
+            (each.uuid, each.residency.id)
+            for each in self._inventory.summaries()
+            if each.residency is not None
+        }
+        self._publisher.settled(frozenset(stays))
 
     def _make_attestor(self, component_id: str) -> Attestor:
         self._keys.component_id = component_id
@@ -270,10 +317,13 @@ class Service:
                 "this machine is %s (%s)", machine.component_id, machine.canonical_json.decode()
             )
             self._notifier.tell(READY="1", STATUS=f"this machine is {machine.component_id}")
-            signs_of_life = tasks.create_task(self._give_signs_of_life())
+            beside = [tasks.create_task(self._give_signs_of_life())]
+            if self._publisher is not None:
+                beside.append(tasks.create_task(self._tell_what_is_here()))
             await stop.wait()
             self._notifier.tell(STOPPING="1")
-            signs_of_life.cancel()
+            for task in beside:
+                task.cancel()
             log.info("ending")
             assert self._inventory is not None
             self._inventory.feed.close()
@@ -403,6 +453,11 @@ def _config(app: Callable[..., Any], **more: Any) -> uvicorn.Config:
 
 def _key(address: listen.HttpAddress) -> str:
     return address.host if address.host not in ("0.0.0.0", "::") else "*"  # noqa: S104  compared, not bound
+
+
+def _made_up(component_id: str) -> str:
+    """Return a UUID for a host whose hypervisor has none for it (libvirt's test driver)."""
+    return str(uuid5(NAMESPACE_URL, f"urn:vm-enabler:host:{component_id}"))
 
 
 def _given(identified: Identified) -> list[str]:

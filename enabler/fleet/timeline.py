@@ -1,0 +1,195 @@
+"""Where each VM was, and when: from the events, in whatever order and however often. Pure.
+
+Of each stay only what is needed is kept, and every part of it is the least or the greatest of what
+was told (by `Mark`, the host's own count): so adding an event twice, late, or before those that
+came before it changes nothing of the result.
+
+A stay's end is told by
+
+    departure      its own host saw the VM leave
+    next-arrival   the VM arrived elsewhere by live migration: then it was there, whatever the
+                   source saw later
+    latest         nobody saw it: it had ended by then
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from enabler.documents import timestamp
+from enabler.fleet.event import DEPARTURE, RECORDED, Event, Mark
+
+_SWITCHED_OVER, _ABORTED = "migration-switched-over", "migration-aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One stay of a VM on a host. ``until`` None: it goes on, as far as was told."""
+
+    vm: str
+    name: str
+    host: str
+    component_id: str
+    residency: str
+    order: int
+    since: datetime
+    arrived_by: str
+    until: datetime | None
+    until_told_by: str | None
+    machine: Mapping[str, Any] | None
+    """None: its arrival was not told, or is no longer kept."""
+    capacity: Mapping[str, Any] | None
+    """Of the machine when the VM came."""
+    gone: datetime | None
+    """When its own host says that the VM ran there no more: switched over, or left."""
+
+    def holds(self, at: datetime) -> bool:
+        """Return whether the VM was on this host then."""
+        return self.since <= at and (self.until is None or at < self.until)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it for programs."""
+        return {
+            "host": self.host,
+            "component_id": self.component_id,
+            "machine": self.machine,
+            "capacity": self.capacity,
+            "residency_id": self.residency,
+            "from": timestamp(self.since),
+            "until": None if self.until is None else timestamp(self.until),
+            "until_told_by": self.until_told_by,
+            "arrived_by": self.arrived_by,
+            "name": self.name,
+        }
+
+
+class _Told:
+    """What was told of one stay, so far."""
+
+    __slots__ = ("described", "first", "last", "moved")
+
+    def __init__(self, event: Event) -> None:
+        self.first = self.last = event
+        self.described: Event | None = None
+        self.moved: Event | None = None
+
+    def add(self, event: Event) -> None:
+        if event.mark < self.first.mark:
+            self.first = event
+        if event.mark > self.last.mark:
+            self.last = event
+        if event.data.get("machine") is not None and (
+            self.described is None or event.mark < self.described.mark
+        ):
+            self.described = event
+        if event.kind in (_SWITCHED_OVER, _ABORTED) and (
+            self.moved is None or event.mark > self.moved.mark
+        ):
+            self.moved = event
+
+
+class Timeline:
+    """Takes events in, and tells the stays."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._told: dict[str, dict[tuple[str, str], _Told]] = {}
+        self._capacities: dict[str, list[tuple[datetime, Mark, Mapping[str, Any]]]] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Take an event in."""
+        if event.vm is None:
+            capacity = event.data.get("capacity")
+            if capacity is not None:
+                told = (event.time, event.mark, capacity)
+                known = self._capacities.setdefault(event.host, [])
+                if all(each[:2] != told[:2] for each in known):
+                    insort(known, told, key=lambda each: each[:2])
+            return
+        if event.kind == RECORDED or event.residency is None:
+            return
+        stays = self._told.setdefault(event.vm, {})
+        key = (event.host, event.residency)
+        found = stays.get(key)
+        if found is None:
+            found = stays[key] = _Told(event)
+        found.add(event)
+
+    def vms(self) -> Iterator[str]:
+        """Return the VMs of which anything was told, in the order of their UUIDs."""
+        return iter(sorted(self._told))
+
+    def stays(self, vm: str) -> list[Stay]:
+        """Return a VM's stays, the first one first."""
+        found = [_stay(each) for each in self._told.get(vm, {}).values()]
+        found.sort(key=lambda stay: (stay.order, stay.residency, stay.host))
+        return [
+            _ended(stay, found[place + 1]) if place + 1 < len(found) else stay
+            for place, stay in enumerate(found)
+        ]
+
+    def at(self, vm: str, at: datetime) -> Stay | None:
+        """Return the stay of a VM at some time; the latest, should there be several."""
+        holding = [stay for stay in self.stays(vm) if stay.holds(at)]
+        return holding[-1] if holding else None
+
+    def capacities(self, stay: Stay, until: datetime) -> list[tuple[datetime, Mapping[str, Any]]]:
+        """Return the capacity of the machine during a stay: from when, and which; the first one
+        holds from its beginning. ``until`` ends a stay that goes on.
+        """
+        end = stay.until or until
+        found: list[tuple[datetime, Mapping[str, Any]]] = []
+        if stay.capacity is not None:
+            found.append((stay.since, stay.capacity))
+        for at, _, capacity in self._capacities.get(stay.host, ()):
+            if at <= stay.since:
+                if stay.capacity is None:
+                    found = [(stay.since, capacity)]
+            elif at < end:
+                found.append((at, capacity))
+        return found
+
+
+def _stay(told: _Told) -> Stay:
+    first, last, described = told.first, told.last, told.described
+    left = last.kind == DEPARTURE
+    noticed = bool(last.data.get("noticed"))
+    gone = last.time if left and not noticed else None
+    if told.moved is not None and told.moved.kind == _SWITCHED_OVER:
+        gone = told.moved.time
+    assert first.vm is not None
+    return Stay(
+        vm=first.vm,
+        name=last.name or "",
+        host=first.host,
+        component_id=first.component_id,
+        residency=first.residency or "",
+        order=int(first.data["order"]),
+        since=first.since,
+        arrived_by=str(first.data["residency"]["arrived_by"]),
+        until=last.time if left else None,
+        until_told_by=None if not left else ("latest" if noticed else "departure"),
+        machine=None if described is None else described.data["machine"],
+        capacity=None if described is None else described.data.get("capacity"),
+        gone=gone,
+    )
+
+
+def _ended(stay: Stay, following: Stay) -> Stay:
+    """Return a stay with its end by what came after it."""
+    if stay.until is not None and stay.until <= following.since:
+        return stay
+    if following.arrived_by == "migration":
+        return _until(stay, following.since, "next-arrival")
+    if stay.until is None or stay.until_told_by == "latest":
+        return _until(stay, following.since, "latest")
+    return stay  # both say that it was there: that is for the audit
+
+
+def _until(stay: Stay, until: datetime, told_by: str) -> Stay:
+    return replace(stay, until=max(until, stay.since), until_told_by=told_by)

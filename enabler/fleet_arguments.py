@@ -1,0 +1,97 @@
+"""The arguments of ``enabler fleet``. Nothing of the fleet is loaded by them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+
+def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    """Add each command of ``enabler fleet``; ``fleet_command`` in the options names it."""
+
+    def command(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name,
+            parents=list(parents),
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.{' ' if more else ''}{more}",
+        )
+        parser.set_defaults(fleet_command=name)
+        return parser
+
+    where = command(
+        "where",
+        "show on which machine a VM is, or was at some time",
+        "Exit code 1 if it is known on none.",
+    )
+    where.add_argument("vm", metavar="VM", help="its UUID or name")
+    where.add_argument("--at", type=moment, metavar="TIME", help="then (RFC 3339), not now")
+
+    vms = command("vms", "show all VMs, and on which machine each is")
+    vms.add_argument("--host", metavar="HOST", help="those of this host: its UUID or name")
+    vms.add_argument(
+        "--gone", action="store_true", help="also those that are nowhere: stopped, or taken away"
+    )
+
+    history = command("history", "show on which machines a VM was, and when")
+    history.add_argument("vm", metavar="VM", help="its UUID or name")
+    history.add_argument("--events", action="store_true", help="show each event, not the stays")
+
+    command("hosts", "show all hosts, and which of them are heard of")
+
+    watch = command("watch", "show what happens in the fleet, as it happens")
+    watch.add_argument("--host", metavar="HOST", help="on this host: its UUID or name")
+    watch.add_argument("--vm", metavar="VM", help="to this VM: its UUID or name")
+
+    setup = command(
+        "setup",
+        "make the stream and the buckets on the servers, or change them to what is asked for",
+        "What is so already stays. No event is lost but to a shorter --days or --max-bytes.",
+    )
+    setup.add_argument("--dry-run", action="store_true", help="say what would be done; do nothing")
+    setup.add_argument(
+        "--replicas",
+        type=int,
+        choices=range(1, 6),
+        metavar="N",
+        help="copies of everything, 1 to 5 (default: 3 in a cluster, else 1)",
+    )
+    setup.add_argument(
+        "--days", type=_positive, default=400, metavar="N", help="keep events for (default: 400)"
+    )
+    setup.add_argument(
+        "--max-bytes",
+        type=_positive,
+        metavar="N",
+        help="keep no more than that; the oldest make room (default: any number)",
+    )
+    setup.add_argument(
+        "--duplicate-minutes",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="know an event that is sent again for that long (default: 10); readers always know it",
+    )
+
+
+def moment(text: str) -> datetime:
+    """Read a time: RFC 3339, UTC if it says nothing else; a date is its first moment."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time such as 2026-11-25T12:00:00Z or 2026-11-25"
+        ) from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return number

@@ -1,0 +1,1 @@
+"""The fleet: a real NATS cluster, from the files of deploy/nats."""

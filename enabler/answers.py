@@ -20,7 +20,7 @@ from enabler.documents import (
     VmSummary,
     timestamp,
 )
-from enabler.events import Stay
+from enabler.events import Stay, VmFacts
 from enabler.residency import Vm
 
 
@@ -60,7 +60,7 @@ def answer(
     return Answer(head[:-1], f'W/"{hashlib.sha256(head).hexdigest()[:32]}"')
 
 
-def summary(vm_uuid: str, vm: Vm) -> VmSummary:
+def summary(vm_uuid: str, vm: Vm, known_by: tuple[str, ...]) -> VmSummary:
     """Return a VM's line in the admin's list."""
     return VmSummary(
         uuid=vm_uuid,
@@ -68,6 +68,8 @@ def summary(vm_uuid: str, vm: Vm) -> VmSummary:
         place=vm.place,
         residency=_residency(vm.stay) if vm.resident and vm.stay else None,
         migration=MigrationDocument(state=vm.migration),
+        allocation=_allocation(vm.facts) if vm.facts else None,
+        known_by=known_by,
     )
 
 
@@ -81,13 +83,13 @@ def event(vm_uuid: str, change: Change, at: datetime) -> EventDocument:
         vm=EventVmDocument(uuid=vm_uuid, name=known.facts.name),
         residency=_residency(known.stay),
         migration=None if gone else MigrationDocument(state=known.migration),
-        allocation=None
-        if gone
-        else AllocationDocument(
-            generation_id=known.facts.generation_id,
-            vcpus=known.facts.vcpus,
-            memory_bytes=known.facts.memory_bytes,
-        ),
+        allocation=None if gone else _allocation(known.facts),
+    )
+
+
+def _allocation(facts: VmFacts) -> AllocationDocument:
+    return AllocationDocument(
+        generation_id=facts.generation_id, vcpus=facts.vcpus, memory_bytes=facts.memory_bytes
     )
 
 

@@ -213,6 +213,14 @@ class LibvirtDocument(_Document):
     confirmed_at: Timestamp | None = Field(description="When libvirt last answered.")
 
 
+class AllocationDocument(_Document):
+    """What is allotted to a VM."""
+
+    generation_id: str | None
+    vcpus: int
+    memory_bytes: int
+
+
 class VmSummary(_Document):
     """One VM in the admin's list."""
 
@@ -221,6 +229,14 @@ class VmSummary(_Document):
     place: Place
     residency: ResidencyDocument | None = Field(description="Null unless the VM is resident.")
     migration: MigrationDocument
+    allocation: AllocationDocument | None = Field(
+        description="As it was last seen; null if it was not."
+    )
+    known_by: tuple[str, ...] = Field(
+        description="The ways by which the VM was known when it last came to ask: `vsock`, "
+        "`token`, `address`. Empty if it has not asked this enabler.",
+        examples=[["vsock"]],
+    )
 
 
 class VmListDocument(_Document):
@@ -234,14 +250,6 @@ class EventVmDocument(_Document):
 
     uuid: str
     name: str
-
-
-class AllocationDocument(_Document):
-    """What is allotted to a VM."""
-
-    generation_id: str | None
-    vcpus: int
-    memory_bytes: int
 
 
 class EventDocument(_Document):
@@ -268,6 +276,23 @@ class EventDocument(_Document):
     def line(self) -> str:
         """Return it as one line of JSON."""
         return self.model_dump_json(exclude_defaults=True)
+
+
+class KeptEventDocument(EventDocument):
+    """An event that has happened, with the ID by which a stream goes on after it."""
+
+    id: str = Field(examples=["5f0c11d2-7"])
+
+
+class EventListDocument(_Document):
+    """The last events of this host, the oldest of them first."""
+
+    last_event_id: str = Field(
+        description="For `Last-Event-ID` of `GET /v1/events`: what follows is what came since. "
+        "There is one also where nothing has happened yet.",
+        examples=["5f0c11d2-7"],
+    )
+    events: list[KeptEventDocument]
 
 
 class HealthDocument(_Document):

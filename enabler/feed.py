@@ -93,6 +93,10 @@ class Feed:
             return None
         return [self._ring[index] for index in range(len(self._ring) - missing, len(self._ring))]
 
+    def recent(self, at_most: int) -> list[Told]:
+        """Return the last events that are kept, in order."""
+        return list(self._ring)[-at_most:] if at_most else []
+
     async def wait(self, seconds: float) -> None:
         """Wait for the next event, the end, or so many seconds."""
         if self._closed:

@@ -116,6 +116,8 @@ class _Entry:
     history_asked: str | None = None
     """The residency whose beginning we have asked to be kept in it."""
     failure: HypervisorError | None = None
+    known_by: tuple[str, ...] = ()
+    """The ways by which the VM was known when it last came to ask."""
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     watchers: set[asyncio.Future[None]] = field(default_factory=set)
@@ -275,6 +277,12 @@ class Inventory:
         elif error and entry.recorded and domains.record(entry.recorded) == record:
             entry.recorded = None
 
+    def recognised(self, vm_uuid: str, ways: tuple[str, ...]) -> None:
+        """Keep by which ways a caller was found to be this VM, for the admin to see."""
+        entry = self._entries.get(vm_uuid)
+        if entry is not None:
+            entry.known_by = ways
+
     def set_capacity(self, capacity: CapacityDocument) -> None:
         """Take in the host's capacity, which an admin can change while VMs run."""
         if capacity == self.capacity:
@@ -405,7 +413,8 @@ class Inventory:
     def summaries(self) -> list[VmSummary]:
         """Return every VM known here, resident or not."""
         return [
-            answers.summary(vm_uuid, entry.vm) for vm_uuid, entry in sorted(self._entries.items())
+            answers.summary(vm_uuid, entry.vm, entry.known_by)
+            for vm_uuid, entry in sorted(self._entries.items())
         ]
 
     def state(self, at: datetime) -> EventDocument:

@@ -9,14 +9,11 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
-
-import uvicorn
 
 from enabler import capacity, listen, tls
 from enabler.api import admin, guest
@@ -35,6 +32,7 @@ from enabler.domains import Record
 from enabler.errors import ConfigurationError, HypervisorError, SigningUnavailable
 from enabler.events import Event, Observation
 from enabler.history import Archive
+from enabler.http_server import Server, configured
 from enabler.hypervisor import Hypervisor, clock
 from enabler.identity import Identified, identify
 from enabler.inventory import Inventory
@@ -52,10 +50,6 @@ log = logging.getLogger(__name__)
 
 _OPEN_WITHIN = 20.0
 """Seconds that libvirt has for its first answer; its QEMU driver looks at every emulator then."""
-
-_KEEP_ALIVE = 75
-
-_DATE_INTERVAL = 1.0
 
 
 def establish(settings: Settings, host: HostFacts) -> Identified:
@@ -172,14 +166,14 @@ class Service:
                 )
                 guests_app = guest.app(everything, self._settings.allowed_hosts)
                 servers = [
-                    _Server(
-                        _config(
+                    Server(
+                        configured(
                             guests_app,
                             http=protocol(door, guests_app.ready),
                             timeout_keep_alive=self._settings.limits.idle_seconds,
                         )
                     ),
-                    _Server(_config(Holding(admin.app(everything)))),
+                    Server(configured(Holding(admin.app(everything)))),
                 ]
                 await self._serve(
                     servers, [[each for _, each in guests], [each for _, each in admins]], stop
@@ -193,7 +187,7 @@ class Service:
         ]
         by_name = {way.name: way for way in ways}
         ways = [by_name[name] for name in self._settings.callers]
-        return Callers(ways, lambda: inventory.callers_version)
+        return Callers(ways, lambda: inventory.callers_version, inventory.recognised)
 
     def _bind(
         self, stack: contextlib.ExitStack
@@ -304,7 +298,7 @@ class Service:
         return attestor
 
     async def _serve(
-        self, servers: list[_Server], sockets: list[list[socket.socket]], stop: asyncio.Event
+        self, servers: list[Server], sockets: list[list[socket.socket]], stop: asyncio.Event
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             for server, bound in zip(servers, sockets, strict=True):
@@ -408,47 +402,6 @@ class Service:
         """Take in what came of a record."""
         if self._inventory is not None:
             self._inventory.recorded(vm_uuid, record, error)
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server whose signals are somebody else's business (there are two of them in this
-    process), and that wakes once a second, for the Date header, where uvicorn's wakes ten times.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ended = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        """Serve until `end`."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DATE_INTERVAL):
-                    await self._ended.wait()
-
-    def end(self) -> None:
-        """Take no more connections, finish what is under way, and end."""
-        self.should_exit = True
-        self._ended.set()
-
-
-def _config(app: Callable[..., Any], **more: Any) -> uvicorn.Config:
-    settings: dict[str, Any] = {
-        "http": "httptools",
-        "ws": "none",
-        "access_log": False,
-        "log_config": None,
-        "server_header": False,
-        "proxy_headers": False,
-        "timeout_keep_alive": _KEEP_ALIVE,
-        "timeout_graceful_shutdown": 2,
-        "lifespan": "off",
-    }
-    return uvicorn.Config(app, **settings | more)
 
 
 def _key(address: listen.HttpAddress) -> str:

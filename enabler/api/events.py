@@ -1,4 +1,4 @@
-"""``GET /v1/events``: what happens on this host, as server-sent events.
+"""``GET /v1/events``: what happens on this host, as server-sent events; ``/recent``: what just did.
 
 The format is https://html.spec.whatwg.org/multipage/server-sent-events.html: a reader that was cut
 off names the last event it has (``Last-Event-ID``) and goes on from there. One that names none, or
@@ -13,14 +13,15 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from enabler.api import problems, state
 from enabler.changes import EventKind
-from enabler.documents import EventDocument
+from enabler.documents import EventDocument, EventListDocument
 from enabler.errors import TooManyStreams
+from enabler.feed import KEPT
 from enabler.inventory import Inventory
 
 HEARTBEAT = 15.0
@@ -32,6 +33,8 @@ RETRY = 2000
 LastEventId = Annotated[
     str | None, Header(description="The ID of the last event that the reader has: go on from it.")
 ]
+
+Limit = Annotated[int, Query(ge=0, le=KEPT, description="How many events at most.")]
 
 _STREAM = {
     "description": "A stream without an end. Each event's `data` is an `EventDocument`, its "
@@ -61,6 +64,22 @@ async def get_events(request: Request, last_event_id: LastEventId = None) -> Str
     place = ExitStack()
     place.enter_context(found.streams.place())
     return _Streaming(_stream(found.inventory, last_event_id), place)
+
+
+@router.get(
+    "/v1/events/recent",
+    summary="What happened on this host of late",
+    response_model=EventListDocument,
+)
+async def get_recent_events(request: Request, limit: Limit = 100) -> Response:
+    """List the last events, without waiting for more; none from before the enabler's start."""
+    feed = state.of(request).inventory.feed
+    # The events are JSON already.
+    told = ",".join(
+        f'{{"id":"{feed.event_id(each.number)}",{each.data[1:]}' for each in feed.recent(limit)
+    )
+    body = f'{{"last_event_id":"{feed.event_id(feed.last)}","events":[{told}]}}'
+    return Response(body, 200, {"Cache-Control": "no-store"}, "application/json")
 
 
 class _Streaming(StreamingResponse):

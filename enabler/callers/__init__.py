@@ -72,11 +72,18 @@ class Way(Protocol):
 class Callers:
     """The ways in their order.
 
-    ``version`` counts the changes of what VMs are known by (`Inventory.callers_version`).
+    ``version`` counts the changes of what VMs are known by (`Inventory.callers_version`);
+    ``recognised`` is told which VM was found to ask, and by which ways (`Inventory.recognised`).
     """
 
-    def __init__(self, ways: Sequence[Way], version: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        version: Callable[[], int],
+        recognised: Callable[[str, tuple[str, ...]], None] = lambda _vm_uuid, _ways: None,
+    ) -> None:
         self._ways = ways
+        self._recognised = recognised
         self._names = [way.name for way in ways]
         self._version = version
         self._known: dict[tuple[Channel, str | None], tuple[object, str]] = {}
@@ -122,7 +129,9 @@ class Callers:
                 named[way.name] = vm_uuid
         shown = bearer is not None and "token" in self._names
         if len(set(named.values())) == 1 and (not shown or "token" in named):
-            return next(iter(named.values()))
+            vm_uuid = next(iter(named.values()))
+            self._recognised(vm_uuid, tuple(named))
+            return vm_uuid
         if named:
             reasons.append("it is " + ", ".join(f"{vm} by {way}" for way, vm in named.items()))
         log.warning("refused %s: %s", channel, "; ".join(reasons) or "no way knows such callers")

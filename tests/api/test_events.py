@@ -97,6 +97,28 @@ def test_a_reader_goes_on_where_it_was_cut_off(
     assert told[-1]["residency"]["id"] == enabler.identity()["residency"]["id"]
 
 
+def test_what_happened_of_late(enabler: Enabler, hypervisor: libvirt.virConnect) -> None:
+    [present] = enabler.get("/v1/events/recent").json()["events"]
+    assert present["kind"] == "present"
+    restart(hypervisor)
+
+    def recent(limit: int = 100) -> dict[str, Any]:
+        listed: dict[str, Any] = enabler.get(f"/v1/events/recent?limit={limit}").json()
+        valid("EventListDocument", listed)
+        return listed
+
+    eventually(lambda: len(recent()["events"]) == 3)
+    everything = recent()
+    assert [event["kind"] for event in everything["events"]] == ["present", "departure", "arrival"]
+    assert everything["last_event_id"] == everything["events"][-1]["id"]
+    assert recent(1) == everything | {"events": everything["events"][-1:]}
+    assert recent(0) == everything | {"events": []}
+    with streaming(enabler, everything["events"][1]["id"]) as stream:
+        assert stream.next() == {k: v for k, v in everything["events"][2].items() if k != "id"}
+    refused = enabler.get("/v1/events/recent?limit=-1")
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/bad-request")
+
+
 def test_who_names_an_event_of_another_run_begins_anew(enabler: Enabler) -> None:
     with streaming(enabler, "00000000-1") as stream:
         assert stream.next()["kind"] == "reset"

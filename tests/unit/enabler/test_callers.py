@@ -87,7 +87,11 @@ class World:
                 "token": ByToken(self.inventory),
                 "address": ByAddress(self.inventory, Neighbours()),
             }
-            callers = Callers([made[name] for name in ways], lambda: self.inventory.callers_version)
+            callers = Callers(
+                [made[name] for name in ways],
+                lambda: self.inventory.callers_version,
+                self.inventory.recognised,
+            )
             return await callers.identify(channel, bearer)
 
         return asyncio.run(asked())
@@ -120,6 +124,12 @@ def test_each_way_is_enough(
     world: World, ways: tuple[str, ...], channel: Channel, bearer: str | None, vm_uuid: str
 ) -> None:
     assert world.ask(channel, bearer, ways) == vm_uuid
+
+
+def test_the_admin_sees_how_a_vm_was_known(world: World) -> None:
+    world.ask(tcp(2), TOKENS[TWO])
+    seen = {vm.uuid: vm.known_by for vm in world.inventory.summaries()}
+    assert seen == {ONE: (), TWO: ("token", "address")}
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ class Keys:
         try:
             if not self._directory.is_dir():
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.chown(self._directory, _served_by(self._directory.parent), -1)
+                _hand_over(self._directory, self._directory.parent)
             handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise _cannot_write(self._directory, error.strerror) from error
@@ -306,6 +306,12 @@ def _served_by(folder: Path) -> int:
         return own
 
 
+def _hand_over(made: Path | int, folder: Path) -> None:
+    owner = _served_by(folder)
+    if owner != os.geteuid():  # under systemd not even one's own may be given to oneself
+        os.chown(made, owner, -1)
+
+
 def _write(path: Path, content: Mapping[str, Any], mode: int) -> None:
     """Write a file in one step: it has the old content or the new one, also after a crash."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
@@ -315,7 +321,7 @@ def _write(path: Path, content: Mapping[str, Any], mode: int) -> None:
             opened.write(json.dumps(content, indent=2).encode() + b"\n")
             opened.flush()
             os.fchmod(opened.fileno(), mode)
-            os.fchown(opened.fileno(), _served_by(path.parent), -1)
+            _hand_over(opened.fileno(), path.parent)
             os.fsync(opened.fileno())
         temporary.rename(path)
     except BaseException:

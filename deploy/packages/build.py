@@ -59,15 +59,10 @@ from {package}.cli import main
 
 sys.exit(main())
 """
-_UNITS = {
-    "vm-enabler": ("enabler.service", "enabler.socket"),
-    "vm-enabler-guest": (
-        "guest-client-agent.service",
-        "guest-client-migrated.target",
-        "guest-client-scan.service",
-        "guest-client-scan.timer",
-    ),
-}
+_UNITS = {"vm-enabler": "enabler*", "vm-enabler-guest": "guest-client*"}
+"""Whose the units in deploy/systemd are. debian/rules says which of them are enabled."""
+_NOT_SHARED = ("ansible", "container", "examples", "packages", "systemd")
+"""Folders of deploy/ that are not for /usr/share/vm-enabler as they are."""
 _MANUALS = {
     "vm-enabler": (
         "enabler",
@@ -231,8 +226,8 @@ def _debian(guest: Path, unpacked: Path) -> list[Path]:
             0o755,
         )
         _manual(root, maker, tree, command, f"{module}.cli", function, summary)
-        for unit in _UNITS[package]:
-            shutil.copy2(DEPLOY / "systemd" / unit, source / "debian" / f"{package}.{unit}")
+        for unit in sorted((DEPLOY / "systemd").glob(_UNITS[package])):
+            shutil.copy2(unit, source / "debian" / f"{package}.{unit.name}")
         _copyright(source / "debian" / f"{package}.copyright", tree, root)
         _tidy(tree)
     host, guest_root = stage / "vm-enabler", stage / "vm-enabler-guest"
@@ -241,9 +236,11 @@ def _debian(guest: Path, unpacked: Path) -> list[Path]:
     examples = guest_root / "usr" / "share" / "doc" / "vm-enabler-guest" / "examples"
     _copy(DEPLOY / "examples" / "guest-client.toml", examples / "config.toml")
     (guest_root / "etc" / "guest-client").mkdir(parents=True)
-    for path in sorted((DEPLOY / "libvirt").glob("*.xml")):
-        _copy(path, host / "usr" / "share" / "vm-enabler" / "libvirt" / path.name)
-    _copy(DEPLOY / "README.md", host / "usr" / "share" / "doc" / "vm-enabler" / "README.md")
+    for folder in sorted(DEPLOY.iterdir()):
+        if folder.is_dir() and folder.name not in _NOT_SHARED:
+            shutil.copytree(folder, host / "usr" / "share" / "vm-enabler" / folder.name)
+    for page in sorted(DEPLOY.glob("*.md")):
+        _copy(page, host / "usr" / "share" / "doc" / "vm-enabler" / page.name)
     _copy(
         DEPLOY / "agent.md", guest_root / "usr" / "share" / "doc" / "vm-enabler-guest" / "agent.md"
     )

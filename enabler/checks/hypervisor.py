@@ -206,6 +206,8 @@ def check_driver(uri: str, found: Libvirt) -> list[Check]:
         ]
     if found.driver == "LXC":
         checks.append(Check.ok("hypervisor", "LXC: containers, which stay on their host"))
+    elif found.driver == "TEST":
+        checks.append(Check.ok("hypervisor", "libvirt's test driver: no VM here is a real one"))
     elif found.driver != "QEMU":
         checks.append(
             Check.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -116,18 +117,11 @@ def _check_taken(
     if host.is_unspecified:
         loopback = "::1" if isinstance(host, IPv6Address) else "127.0.0.1"
         target = (loopback, address.port)
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as channel:
-            channel.settimeout(_ANSWER_WITHIN)
-            channel.connect(target)
-            if address.secure:
-                channel = _secured(channel)
-            connection = http.client.HTTPConnection(target[0], address.port)
-            connection.sock = channel
-            connection.request("GET", "/healthz")
-            healthy = json.loads(connection.getresponse().read(4096)) == {"status": "ok"}
-    except (OSError, http.client.HTTPException, ValueError):
-        healthy = False
+    healthy = False
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as channel:
+        channel.settimeout(_ANSWER_WITHIN)
+        channel.connect(target)
+        healthy = _is_enabler(_secured(channel) if address.secure else channel)
     if healthy:
         return Check.ok(name, f"{address}: an enabler listens there")
     return Check.fail(
@@ -135,6 +129,16 @@ def _check_taken(
         f"{address}: taken, and what listens there does not answer as an enabler",
         f"find it with: ss -ltnp 'sport = :{address.port}', and end it or {_CONFIGURED}",
     )
+
+
+def _is_enabler(channel: socket.socket) -> bool:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = channel
+    try:
+        connection.request("GET", "/healthz")
+        return bool(json.loads(connection.getresponse().read(4096)) == {"status": "ok"})
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
 
 
 def _secured(channel: socket.socket) -> socket.socket:
@@ -158,4 +162,11 @@ def _check_live(name: str, address: UnixAddress) -> Check:
             )
         except OSError:
             return Check.ok(name, f"{address}: free (an enabler that was killed left it behind)")
-    return Check.ok(name, f"{address}: an enabler listens there")
+        if _is_enabler(probe):
+            return Check.ok(name, f"{address}: an enabler listens there")
+    # That it takes connections proves nothing: systemd has the socket before there is an enabler.
+    return Check.warn(
+        name,
+        f"{address}: there is a socket, and no enabler answers at it within {_ANSWER_WITHIN:g} s",
+        f"see why with: systemctl status enabler; what has it, with: ss -lxp src {address.path}",
+    )

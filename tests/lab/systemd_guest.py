@@ -20,7 +20,8 @@ from tests.packages.building import packages
 #: What a minimal Debian installation has, and what the packages depend on.
 _PACKAGES = (
     *PACKAGES,
-    *("adduser", "dbus", "init-system-helpers", "libvirt0", "systemd", "systemd-sysv", "udev"),
+    *("adduser", "dbus", "init-system-helpers", "libvirt0", "systemd", "systemd-sysv"),
+    *("systemd-timesyncd", "udev"),
 )
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _DISK_MIB = 700

@@ -121,7 +121,8 @@ def _check_taken(
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as channel:
         channel.settimeout(_ANSWER_WITHIN)
         channel.connect(target)
-        healthy = _is_enabler(_secured(channel) if address.secure else channel)
+        channel = _secured(channel) if address.secure else channel
+        healthy = _is_enabler(channel, target[0], address.port)
     if healthy:
         return Check.ok(name, f"{address}: an enabler listens there")
     return Check.fail(
@@ -131,8 +132,9 @@ def _check_taken(
     )
 
 
-def _is_enabler(channel: socket.socket) -> bool:
-    connection = http.client.HTTPConnection("localhost")
+def _is_enabler(channel: socket.socket, host: str = "localhost", port: int = 80) -> bool:
+    # An enabler's guest listener refuses a request that is for another host.
+    connection = http.client.HTTPConnection(host, port)
     connection.sock = channel
     try:
         connection.request("GET", "/healthz")

@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types test-unit test-packages test-lab test-boot bench storm lab-up lab-down openapi lock wheel packages clean
+.PHONY: help setup demo guide test lint types test-unit test-packages test-lab test-boot bench storm lab-up lab-down openapi lock wheel packages clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,9 @@ setup: ## Install what the tests and the lab need (Debian packages, .venv)
 
 demo: setup ## The main job, for real: a scan crossed by a live migration, discarded and repeated
 	@$(ROOT) $(PYTHON) -m tests.lab.demo
+
+guide: setup ## deploy/README.md's first guarded scan, followed word for word on a clean lab
+	@$(ROOT) $(PYTHON) -m tests.lab.guide
 
 test: setup lint types test-unit test-packages test-lab ## Everything: checks, unit and API tests, packages, the lab, the storm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +45,38 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     watch = command("watch", "show what happens in the fleet, as it happens")
     watch.add_argument("--host", metavar="HOST", help="on this host: its UUID or name")
     watch.add_argument("--vm", metavar="VM", help="to this VM: its UUID or name")
+
+    capacity = command(
+        "capacity",
+        "show, for each VM and hour, the largest machine that it ran on",
+        "What sub-capacity licences are billed by. Hours are of UTC.",
+    )
+    capacity.add_argument("--from", dest="begin", type=moment, required=True, metavar="TIME")
+    capacity.add_argument("--to", dest="end", type=moment, metavar="TIME", help="(default: now)")
+    capacity.add_argument("--csv", action="store_true", help="print CSV")
+
+    audit = command(
+        "audit",
+        "hold what the hosts told against their signatures, each other, and the VMs' histories",
+        "Exit code 1 if something does not fit.",
+    )
+    audit.add_argument(
+        "--jwks",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="the hosts' public keys, from `enabler keys export`; without, signatures are only "
+        "looked for",
+    )
+    audit.add_argument(
+        "--tolerance",
+        type=_positive,
+        default=5,
+        metavar="SECONDS",
+        help="by how much two hosts' clocks may differ (default: 5)",
+    )
+    audit.add_argument("--vm", metavar="VM", help="only what was told of this VM")
 
     setup = command(
         "setup",

@@ -170,8 +170,10 @@ class _Refusals:
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[str]] = []
+        self.last: Exception | None = None
 
     async def tell(self, error: Exception) -> None:
+        self.last = error
         said = " ".join(str(error).split())
         if "permissions violation" not in said.lower():
             log.debug("%s", said)
@@ -192,10 +194,12 @@ class _Refusals:
             self._waiting.remove(waiting)
 
 
-async def connect(settings: FleetSettings, name: str) -> Bus:
+async def connect(settings: FleetSettings, name: str, host: str | None = None) -> Bus:
     """Connect to one of the servers; raises `FleetError` if none of them will have us.
 
-    Raises `FleetRefused` if one refuses the credentials; `ConfigurationError`.
+    A ``host`` has its answers sent to an inbox of its own, ``_INBOX_HOST``: so the servers can keep
+    hosts from reading each other's. Raises `FleetRefused` if one refuses the credentials;
+    `ConfigurationError`.
     """
     try:
         import nats
@@ -224,16 +228,20 @@ async def connect(settings: FleetSettings, name: str) -> Bus:
                 server,
                 name=name,
                 allow_reconnect=False,
+                # What nats-py tries by itself before it says that it can't.
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
                 connect_timeout=_CONNECT_TIMEOUT,
                 ping_interval=5,
                 max_outstanding_pings=2,
                 error_cb=refusals.tell,
                 closed_cb=on_close,
+                inbox_prefix="_INBOX" if host is None else f"_INBOX_{host}",
                 disconnected_cb=on_close,
                 **options,
             )
         except (TimeoutError, Error, OSError, ssl.SSLError, ValueError) as error:
-            said = _words(error)
+            said = _words(refusals.last or error)
             refused = refused or "authorization" in said.lower()
             why.append(f"{server}: {said}")
         else:
@@ -246,9 +254,11 @@ async def connect(settings: FleetSettings, name: str) -> Bus:
 
 
 @asynccontextmanager
-async def connected(settings: FleetSettings, name: str) -> AsyncIterator[Bus]:
+async def connected(
+    settings: FleetSettings, name: str, host: str | None = None
+) -> AsyncIterator[Bus]:
     """Connect for as long as the block lasts. Raises as `connect` does."""
-    bus = await connect(settings, name)
+    bus = await connect(settings, name, host)
     try:
         yield bus
     finally:

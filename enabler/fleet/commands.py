@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,15 +15,18 @@ from enabler.config import FleetSettings
 from enabler.documents import timestamp
 from enabler.errors import FleetUnknown
 from enabler.fleet import setup as setting_up
-from enabler.fleet import store
+from enabler.fleet import store, usage
+from enabler.fleet.audit import Audit
 from enabler.fleet.bus import Bus, connected
 from enabler.fleet.event import HOSTS, VMS, Event
+from enabler.fleet.keyring import Keyring
 from enabler.fleet.present import HostState, VmState, host_state, vm_state
 from enabler.fleet.tables import table
 from enabler.fleet.timeline import Stay, Timeline
 
 _Command = Callable[[argparse.Namespace, Bus], Awaitable[int]]
 _NOWHERE = 1
+_DOES_NOT_FIT = 1
 
 
 def run(options: argparse.Namespace, settings: FleetSettings) -> int:
@@ -302,6 +305,69 @@ async def _watch(options: argparse.Namespace, bus: Bus) -> int:
     return 0
 
 
+async def _capacity(options: argparse.Namespace, bus: Bus) -> int:
+    now = datetime.now(UTC)
+    timeline = Timeline()
+    async for event in store.events(bus, store.topics()):
+        timeline.add(event)
+    async for _, kept in store.bucket(bus, VMS):
+        if kept.event is not None:  # perhaps from before the stream's beginning
+            timeline.add(kept.event)
+    found = list(usage.hours(timeline, options.begin, options.end or now, now))
+    if options.json:
+        _print_json({"hours": [hour.as_dict() for hour in found]})
+    elif options.csv:
+        print(usage.as_csv(found), end="")
+    else:
+        head = ("HOUR", "VM", "MACHINES", "LARGEST", "SOCKETS", "CORES", "THREADS", "GIB")
+        print(table(head, [_hour_row(hour) for hour in found]))
+    return 0
+
+
+def _hour_row(hour: usage.Hour) -> tuple[object, ...]:
+    found = hour.as_dict()
+    memory = found["memory_bytes"]
+    return (
+        hour.hour.strftime("%Y-%m-%dT%H:00Z"),
+        hour.stay.name or hour.stay.vm,
+        hour.machines,
+        _machine(hour.stay.machine) or hour.stay.host,
+        found["sockets"],
+        found["cores"],
+        found["threads"],
+        None if memory is None else f"{memory / 2**30:.1f}",
+    )
+
+
+async def _audit(options: argparse.Namespace, bus: Bus) -> int:
+    keyring = None if options.jwks is None else Keyring.load(options.jwks)
+    vm = None if options.vm is None else await _vm_named(bus, options.vm)
+    audit = Audit(keyring, timedelta(seconds=options.tolerance), whole=vm is None)
+    async for read in store.told(bus, store.topics(vm=vm)):
+        if read.event is None:
+            audit.add_flawed(read.topic, read.flaw or "", read.stored_at)
+        else:
+            audit.add(read.topic, read.event)
+    for kept in [each async for _, each in store.bucket(bus, VMS)] if vm is None else []:
+        if kept.event is not None:
+            audit.add_claim(kept.event)
+    found = audit.findings()
+    if options.json:
+        findings = [finding.as_dict() for finding in found]
+        _print_json({"verified": keyring is not None, **audit.counts, "findings": findings})
+    else:
+        rows = [(each.at, each.reason, each.vm, each.sentence) for each in found]
+        if rows:
+            print(table(("TIME", "REASON", "VM", "WHAT"), rows) + "\n")
+        counts = ", ".join(
+            f"{count} {what.replace('_', ' ')}" for what, count in audit.counts.items()
+        )
+        fits = "all fits" if not found else f"{len(found)} things do not fit"
+        verified = "signatures verified" if keyring else "signatures not verified (no --jwks)"
+        print(f"{fits}: {counts}; {verified}")
+    return _DOES_NOT_FIT if found else 0
+
+
 # Setting up --------------------------------------------------------------------------------------
 
 
@@ -359,5 +425,7 @@ _COMMANDS: dict[str, _Command] = {
     "history": _history,
     "hosts": _hosts,
     "watch": _watch,
+    "capacity": _capacity,
+    "audit": _audit,
     "setup": _setup,
 }

@@ -177,6 +177,7 @@ class _Worker:
     ) -> None:
         self._settings = settings
         self._host = host
+        self._name = f"enabler on {host.name}"
         self._capacity = dict(host.capacity)
         self._keys = keys
         self._counters = counters
@@ -404,7 +405,7 @@ class _Worker:
         backoff = _BACKOFF_FIRST
         while True:
             try:
-                self._bus = await buses.connect(self._settings, f"enabler {self._host.uuid}")
+                self._bus = await buses.connect(self._settings, self._name, self._host.uuid)
                 log.info("publishing to the fleet's servers")
                 self._counters.connected, self._complained = True, None
                 self._revisions.clear()
@@ -550,8 +551,8 @@ class _Worker:
             self._drain(spool)
             spool.append([self._of_host(HOST_STOPPED, self._about())])
             async with asyncio.timeout(_GOODBYE):
-                name = f"enabler {self._host.uuid}"
-                async with buses.connected(self._settings, name) as bus:
+                host = self._host.uuid
+                async with buses.connected(self._settings, self._name, host) as bus:
                     await self._send_all(spool, bus)
                     await self._give_sign(spool, bus, HOST_STOPPED)
 

@@ -44,8 +44,10 @@ class Stay:
     """None: its arrival was not told, or is no longer kept."""
     capacity: Mapping[str, Any] | None
     """Of the machine when the VM came."""
-    gone: datetime | None
-    """When its own host says that the VM ran there no more: switched over, or left."""
+    seen_until: datetime | None
+    """When its own host last said that the VM was there, or that it was there no more."""
+    moved_away: bool
+    """Its host has seen it switched over to another."""
 
     def holds(self, at: datetime) -> bool:
         """Return whether the VM was on this host then."""
@@ -159,9 +161,10 @@ def _stay(told: _Told) -> Stay:
     first, last, described = told.first, told.last, told.described
     left = last.kind == DEPARTURE
     noticed = bool(last.data.get("noticed"))
-    gone = last.time if left and not noticed else None
-    if told.moved is not None and told.moved.kind == _SWITCHED_OVER:
-        gone = told.moved.time
+    seen_until = None if noticed else last.time
+    moved_away = told.moved is not None and told.moved.kind == _SWITCHED_OVER
+    if moved_away and told.moved is not None:
+        seen_until = told.moved.time
     assert first.vm is not None
     return Stay(
         vm=first.vm,
@@ -176,7 +179,8 @@ def _stay(told: _Told) -> Stay:
         until_told_by=None if not left else ("latest" if noticed else "departure"),
         machine=None if described is None else described.data["machine"],
         capacity=None if described is None else described.data.get("capacity"),
-        gone=gone,
+        seen_until=seen_until,
+        moved_away=moved_away,
     )
 
 

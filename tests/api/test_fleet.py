@@ -304,3 +304,32 @@ def test_nothing_of_the_fleet_is_loaded_without_it() -> None:
     assert "'enabler.service'" in done.stdout
     assert "'enabler.fleet'" not in done.stdout
     assert "'nats'" not in done.stdout
+
+
+def test_what_the_hosts_told_is_billed_and_audited(
+    nats: NatsServer, hypervisor: libvirt.virConnect, tmp_path: Path
+) -> None:
+    enabler = serving(tmp_path, nats)
+    with enabler.running():
+        restart(hypervisor)
+        eventually(lambda: kinds(read(nats)).count("recorded") == 3)
+        [hour, *_] = fleet(nats, "capacity", "--from", "2026-01-01")["hours"]
+        assert hour["vm_uuid"] == DEFAULT_VM
+        assert (
+            hour["cores"]
+            == enabler.identity()["capacity"]["sockets"]
+            * (enabler.identity()["capacity"]["cores_per_socket"])
+        )
+    keys = tmp_path / "host.jwks"
+    keys.write_text(json.dumps({"keys": Keys(tmp_path / "keys").public()}))
+    found = fleet(nats, "audit", "--jwks", str(keys))
+    assert found["findings"] == []
+    assert (found["stays"], found["history_entries"]) == (2, 3)
+
+    # Somebody with the right to publish tells a stay that nobody can have signed.
+    with publishing(tmp_path, nats, A) as a:
+        a.tell(*document("arrival", 0, "a1", 0))
+        eventually(lambda: a.counters.published >= 2)
+    found = fleet(nats, "audit", "--jwks", str(keys), code=1)
+    assert {finding["reason"] for finding in found["findings"]} == {"unknown-key"}
+    assert found["stays"] == 2, "what nobody stands for counts for nothing"

@@ -1,0 +1,249 @@
+"""What does not fit in what the hosts told: each word against its signature, its neighbours' words,
+and the history that the VM carries. Pure.
+
+    reason             what was found
+    -----------------  ---------------------------------------------------------------------------
+    not-an-event       a message in the stream that is none
+    wrong-subject      published where another host's, VM's or kind's events are
+    unsigned, wrong-type, unknown-key, bad-signature, wrong-issuer, malformed
+                       an event, or a history's entry in it, is not its host's word
+    two-machines       two machines publish as one host
+    events-missing     a host's events have a hole in their numbers
+    events-lost        a host gave events up, as its spool was full
+    refused            the servers refused a host's events for a while
+    overlap            a VM was on two hosts at once, by their own words
+    gap                a VM was moved away, and nobody told where to
+    unknown-before     a VM arrived by migration, and nobody told that it was anywhere before
+    not-in-history     a stay that was told is not in the VM's own history
+    broken-link        an entry of the history does not follow the one before it
+    not-told           an entry of the history, or one that a VM brought, is of nothing told
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from enabler.documents import timestamp
+from enabler.fleet.event import ARRIVALS, EVENTS_LOST, RECORDED, REFUSED, Event
+from enabler.fleet.keyring import Keyring, NotSigned
+from enabler.fleet.timeline import Stay, Timeline
+from enabler.history import digest
+
+SETTLING = timedelta(minutes=2)
+"""For how long what was told a moment ago may lack what follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that does not fit."""
+
+    reason: str
+    sentence: str
+    host: str | None = None
+    vm: str | None = None
+    at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it for programs."""
+        at = None if self.at is None else timestamp(self.at)
+        return {
+            "reason": self.reason,
+            "host": self.host,
+            "vm": self.vm,
+            "at": at,
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    digest: str
+    claims: dict[str, Any]
+    event: Event
+
+
+class Audit:
+    """Takes events in, in any order, and tells what does not fit.
+
+    ``keyring`` None: signatures are only looked for, not verified. ``tolerance`` is by how much
+    two hosts' clocks may differ. Not ``whole``: of one VM alone, so that numbers have holes.
+    """
+
+    def __init__(
+        self, keyring: Keyring | None, tolerance: timedelta, *, whole: bool = True
+    ) -> None:
+        self._whole = whole
+        self._keyring = keyring
+        self._tolerance = tolerance
+        self._timeline = Timeline()
+        self._seen: set[str] = set()
+        self._numbers: dict[tuple[str, str], set[int]] = {}
+        self._machines: dict[str, str] = {}
+        self._entries: dict[str, dict[str, _Entry]] = {}
+        self._brought: list[tuple[Event, str]] = []
+        self._findings: list[Finding] = []
+        self._newest: datetime | None = None
+
+    def add_flawed(self, topic: str, why: str, stored_at: datetime) -> None:
+        """Take a message in that is no event."""
+        self._findings.append(Finding("not-an-event", f"on {topic}: {why}", at=stored_at))
+
+    def add(self, topic: str, event: Event) -> None:
+        """Take an event in, and where it was published."""
+        if topic != event.topic:
+            self._find("wrong-subject", f"it was published on {topic}", event)
+        if event.id in self._seen:
+            return
+        self._seen.add(event.id)
+        if not self._is_hosts_word(event):
+            return  # what nobody stands for proves nothing of anybody
+        known = self._machines.setdefault(event.host, event.component_id)
+        if known != event.component_id:
+            self._find("two-machines", f"{known} and {event.component_id} are one host", event)
+        self._numbers.setdefault((event.host, event.mark.spool), set()).add(event.mark.number)
+        self._newest = max(self._newest or event.time, event.time)
+        if event.kind in (EVENTS_LOST, REFUSED):
+            told = event.data.get("lost") or event.data.get("refused")
+            self._find(event.kind, json.dumps(told), event)
+        if event.kind == RECORDED:
+            self._add_entry(event)
+        elif event.kind in ARRIVALS and isinstance(event.data.get("carried"), str):
+            self._brought.append((event, event.data["carried"]))
+        self._timeline.add(event)
+
+    def add_claim(self, event: Event) -> None:
+        """Take in what the bucket holds of a VM: it must be its host's word too."""
+        if event.id not in self._seen and self._is_hosts_word(event):
+            self._timeline.add(event)
+
+    def findings(self) -> list[Finding]:
+        """Return all that does not fit: first of single events, then of hosts, then of VMs."""
+        found = list(self._findings)
+        for (host, spool), numbers in sorted(self._numbers.items()):
+            # The stream may have been cut at its beginning: what is too old is no hole.
+            missing = max(numbers) - min(numbers) + 1 - len(numbers)
+            if missing and self._whole:
+                sentence = f"{missing} of its events (spool {spool}) are not there"
+                found.append(Finding("events-missing", sentence, host))
+        for vm in self._timeline.vms():
+            stays = self._timeline.stays(vm)
+            found += self._of_neighbours(stays)
+            found += self._of_history(vm, stays)
+        known = {entry for entries in self._entries.values() for entry in entries}
+        for event, carried in self._brought:
+            if carried not in known:
+                sentence = f"it brought a history whose last entry ({carried[:12]}…) no host told"
+                found.append(Finding("not-told", sentence, event.host, event.vm, event.time))
+        return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how much was held against one another."""
+        vms = list(self._timeline.vms())
+        return {
+            "events": len(self._seen),
+            "vms": len(vms),
+            "stays": sum(len(self._timeline.stays(vm)) for vm in vms),
+            "history_entries": sum(len(entries) for entries in self._entries.values()),
+        }
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _find(self, reason: str, sentence: str, event: Event) -> None:
+        self._findings.append(
+            Finding(reason, f"{event.id}: {sentence}", event.host, event.vm, event.time)
+        )
+
+    def _is_hosts_word(self, event: Event) -> bool:
+        if event.signature is None:
+            self._find("unsigned", "it has no signature", event)
+            return self._keyring is None
+        if self._keyring is None:
+            return True
+        try:
+            self._keyring.check(event)
+        except NotSigned as why:
+            self._find(why.reason, str(why), event)
+            return False
+        return True
+
+    def _add_entry(self, event: Event) -> None:
+        token = event.data.get("entry")
+        try:
+            claims = _claims(token) if self._keyring is None else self._keyring.entry(token)
+        except NotSigned as why:
+            self._find(why.reason, f"its history's entry: {why}", event)
+            return
+        if claims.get("vm") != event.vm or claims.get("iss") != event.component_id:
+            self._find("malformed", "its history's entry is of another VM or host", event)
+            return
+        name = digest(str(token))
+        self._entries.setdefault(event.vm or "", {})[name] = _Entry(name, claims, event)
+
+    def _of_neighbours(self, stays: list[Stay]) -> Iterable[Finding]:
+        for before, after in pairwise(stays):
+            if before.host == after.host or before.seen_until is None:
+                continue
+            both = before.seen_until - after.since
+            if both > self._tolerance:
+                yield Finding(
+                    "overlap",
+                    f"it was on {before.host} until {timestamp(before.seen_until)}, "
+                    f"and on {after.host} from {timestamp(after.since)}",
+                    after.host,
+                    after.vm,
+                    after.since,
+                )
+        for place, stay in enumerate(stays):
+            following = stays[place + 1] if place + 1 < len(stays) else None
+            if stay.moved_away and following is None and self._is_old(stay.seen_until):
+                sentence = f"it was moved away from {stay.host}, and nobody told where to"
+                yield Finding("gap", sentence, stay.host, stay.vm, stay.seen_until)
+            if stay.moved_away and following is not None and following.arrived_by != "migration":
+                sentence = f"it was moved away from {stay.host}, and then began on {following.host}"
+                yield Finding("gap", sentence, stay.host, stay.vm, stay.seen_until)
+            if stay.arrived_by == "migration" and not place:
+                sentence = f"it arrived on {stay.host}, and nobody told that it was anywhere before"
+                yield Finding("unknown-before", sentence, stay.host, stay.vm, stay.since)
+
+    def _of_history(self, vm: str, stays: list[Stay]) -> Iterable[Finding]:
+        entries = self._entries.get(vm, {})
+        told = {stay.residency for stay in stays}
+        written = set()
+        oldest = min((int(each.claims.get("seq", 0)) for each in entries.values()), default=0)
+        for entry in entries.values():
+            stay = entry.claims.get("residency")
+            residency = stay.get("id") if isinstance(stay, dict) else None
+            if entry.claims.get("event") == "arrival":
+                written.add(residency)
+            if residency not in told:
+                sentence = f"the history has a stay {residency} that no host told"
+                yield Finding("not-told", sentence, entry.event.host, vm, entry.event.time)
+            previous, seq = entry.claims.get("previous"), int(entry.claims.get("seq", 0))
+            if previous is not None and previous not in entries and seq > oldest:
+                sentence = f"entry {seq} follows one ({str(previous)[:12]}…) that no host told"
+                yield Finding("broken-link", sentence, entry.event.host, vm, entry.event.time)
+        for stay in stays:
+            if stay.residency not in written and self._is_old(stay.since):
+                sentence = f"the stay on {stay.host} ({stay.residency}) is not in its history"
+                yield Finding("not-in-history", sentence, stay.host, vm, stay.since)
+
+    def _is_old(self, at: datetime | None) -> bool:
+        return at is not None and self._newest is not None and self._newest - at > SETTLING
+
+
+def _claims(token: object) -> dict[str, Any]:
+    try:
+        part = str(token).split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, IndexError, RecursionError) as error:
+        raise NotSigned("malformed", "it is no signed statement") from error
+    if not isinstance(claims, dict):
+        raise NotSigned("malformed", "it is no signed statement")
+    return claims

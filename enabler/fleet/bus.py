@@ -192,8 +192,10 @@ class _Refusals:
             self._waiting.remove(waiting)
 
 
-async def connect(settings: FleetSettings, name: str) -> Bus:
+async def connect(settings: FleetSettings, name: str, host: str | None = None) -> Bus:
     """Connect to one of the servers; raises `FleetError` if none of them will have us.
+
+    A ``host`` is answered in an inbox of its own, which nobody else may read (deploy/nats).
 
     Raises `FleetRefused` if one refuses the credentials; `ConfigurationError`.
     """
@@ -211,6 +213,8 @@ async def connect(settings: FleetSettings, name: str) -> Bus:
     # nats-py says by itself what we say better.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     options = _options(settings)
+    if host is not None:
+        options["inbox_prefix"] = f"_INBOX_{host}"
     why: list[str] = []
     refused = False
     for server in random.sample(settings.servers, len(settings.servers)):
@@ -246,9 +250,11 @@ async def connect(settings: FleetSettings, name: str) -> Bus:
 
 
 @asynccontextmanager
-async def connected(settings: FleetSettings, name: str) -> AsyncIterator[Bus]:
+async def connected(
+    settings: FleetSettings, name: str, host: str | None = None
+) -> AsyncIterator[Bus]:
     """Connect for as long as the block lasts. Raises as `connect` does."""
-    bus = await connect(settings, name)
+    bus = await connect(settings, name, host)
     try:
         yield bus
     finally:

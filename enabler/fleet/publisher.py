@@ -404,7 +404,9 @@ class _Worker:
         backoff = _BACKOFF_FIRST
         while True:
             try:
-                self._bus = await buses.connect(self._settings, f"enabler {self._host.uuid}")
+                self._bus = await buses.connect(
+                    self._settings, f"enabler {self._host.uuid}", self._host.uuid
+                )
                 log.info("publishing to the fleet's servers")
                 self._counters.connected, self._complained = True, None
                 self._revisions.clear()
@@ -551,7 +553,7 @@ class _Worker:
             spool.append([self._of_host(HOST_STOPPED, self._about())])
             async with asyncio.timeout(_GOODBYE):
                 name = f"enabler {self._host.uuid}"
-                async with buses.connected(self._settings, name) as bus:
+                async with buses.connected(self._settings, name, self._host.uuid) as bus:
                     await self._send_all(spool, bus)
                     await self._give_sign(spool, bus, HOST_STOPPED)
 

@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo guide test lint types test-unit test-packages test-lab test-boot bench storm lab-up lab-down openapi lock wheel packages clean
+.PHONY: help setup demo guide test lint types test-unit test-packages test-lab test-boot bench storm fleet-storm lab-up lab-down openapi lock wheel packages clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,14 +34,14 @@ types: setup ## mypy, strict
 	$(PYTHON) -m mypy --python-version 3.10 --package guest_client
 
 test-unit: setup ## Unit and API tests
-	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api
+	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api tests/fleet
 
 test-packages: setup ## The packages: built, installed into a Debian, used, purged
 	@tests/setup.sh deploy/packages/packages.txt
 	$(ROOT) $(PYTHON) -m pytest tests/packages
 
 test-lab: setup ## Real live migrations in the lab, and the storm
-	$(ROOT) $(PYTHON) -m pytest tests/lab -m "not boot"
+	$(ROOT) $(PYTHON) -m pytest tests/lab -m "not boot and not fleetstorm"
 
 test-boot: setup ## The packages in guests that boot with systemd (ten minutes)
 	@tests/setup.sh deploy/packages/packages.txt
@@ -52,6 +52,9 @@ bench: setup ## What it costs, against baselines in the same run (tests/bench)
 
 storm: setup ## The migration storm alone
 	$(ROOT) $(PYTHON) -m pytest tests/lab -m storm -s
+
+fleet-storm: setup ## Five minutes of migrations while the fleet's cluster fails
+	$(ROOT) $(PYTHON) -m pytest tests/lab/test_fleet.py -m fleetstorm -s
 
 lab-up: setup ## Bring up a lab to play with (see `.venv/bin/python -m tests.lab --help`)
 	$(ROOT) $(PYTHON) -m tests.lab up

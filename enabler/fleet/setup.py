@@ -123,7 +123,8 @@ def _configs(wanted: Wanted, replicas: int) -> list[Any]:
             discard=DiscardPolicy.NEW,
             max_msgs_per_subject=1,
             max_msg_size=LARGEST,
-            allow_rollup_hdrs=True,
+            # With roll-ups any host that may write one key could wipe the bucket.
+            allow_rollup_hdrs=False,
             duplicate_window=120,
         )
         for bucket, what in ((VMS, "where each VM is"), (HOSTS, "how each host is"))

@@ -7,7 +7,7 @@ import importlib
 
 from tests.bench.figures import Figure, say, table, write
 
-BENCHES = ("server", "scale", "idle", "neighbour", "client", "waits", "watch")
+BENCHES = ("server", "scale", "idle", "neighbour", "client", "waits", "watch", "fleet_load")
 """Modules of this package, in the order in which they are run."""
 
 

@@ -19,6 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from enabler.config import FleetSettings
+from enabler.fleet.bus import connected
+from enabler.fleet.setup import Wanted, set_up
 from tests.lab.processes import Service, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
@@ -158,6 +161,17 @@ class Cluster:
         directory = ("--directory", str(self.directory))
         program = [sys.executable, str(DEPLOY / "users.py"), *directory, *arguments]
         return subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+    def settings(self, name: str) -> FleetSettings:
+        """How a user connects."""
+        return FleetSettings(
+            servers=tuple(self.urls), credentials=self.credentials(name), ca=self.ca
+        )
+
+    async def set_up(self) -> None:
+        """Make the stream and the buckets, as `enabler fleet setup` does."""
+        async with connected(self.settings(OPERATOR), "set up") as bus:
+            await set_up(bus, Wanted(), dry_run=False)
 
     # -- up and down --------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ from nats.aio.client import Client
 from nats.errors import Error
 from nats.js.errors import APIError, NotFoundError
 
+from enabler.errors import FleetRefused
+from enabler.fleet.bus import connected
 from tests.fleet.cluster import OPERATOR, READER, Cluster, Node
-from tests.fleet.stream import set_up
 
 A = "aaaaaaaa-0000-4000-8000-00000000000a"
 B = "aaaaaaaa-0000-4000-8000-00000000000b"
@@ -58,7 +59,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     for host in (A, B):
         cluster.add("host", host)
     with cluster:
-        asyncio.run(set_up(cluster))
+        asyncio.run(cluster.set_up())
         yield cluster
 
 
@@ -141,6 +142,18 @@ def test_a_host_can_not_send(cluster: Cluster, wish: str) -> None:
                 await operator.client.jetstream().get_msg(
                     "ENABLER", subject=f"enabler.{B}.{VM}.arrival"
                 )
+
+    play(scene())
+
+
+def test_a_host_with_another_host_s_credentials_is_told_so(cluster: Cluster) -> None:
+    async def scene() -> None:
+        mixed_up = cluster.settings(B)
+        async with connected(mixed_up, "host A", A) as bus:
+            with pytest.raises(FleetRefused, match="refuse these credentials"):
+                await bus.publish(("1", f"enabler.{A}.{VM}.departure"), b"{}")
+            with pytest.raises(FleetRefused, match="refuse these credentials"):
+                await bus.keep("enabler-hosts", A, b"{}", None)
 
     play(scene())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -88,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), help="(default: info)"
+    )
+    serve.add_argument(
+        "--log-format", choices=("text", "json"), help="json: an object a line (default: text)"
+    )
+    serve.add_argument(
+        "--metrics",
+        metavar="ADDRESS:PORT",
+        help="serve GET /metrics for Prometheus there too, beside the admin socket",
     )
     serve.set_defaults(run=_serve)
 
@@ -223,7 +230,7 @@ def _fleet(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     from enabler import config
 
-    names = ("libvirt_uri", "listen", "log_level")
+    names = ("libvirt_uri", "listen", "log_level", "log_format", "metrics")
     flags: dict[str, Any] = {name: getattr(options, name, None) for name in names}
     flags |= {
         "fleet.servers": getattr(options, "fleet", None),
@@ -235,14 +242,9 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
-    # What other libraries say in passing is no news of ours.
-    for library in ("uvicorn", "asyncio", "nats"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    from enabler import service
+    from enabler import logs, service
 
+    logs.set_up(settings.log_level, settings.log_format)
     service.serve(settings)
     return 0
 

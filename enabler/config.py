@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -141,6 +142,14 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged, to standard error."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How: text for people, or a JSON object a line."
+    )
+    metrics: str | None = Field(
+        None,
+        description="ADDRESS:PORT of a listener for Prometheus (GET /metrics), such as "
+        "127.0.0.1:9177. Unset: the admin socket alone has it.",
+    )
     keys_directory: Path = Field(
         Path("/var/lib/enabler/keys"),
         description="Where the signing key is made and kept, and all public keys until now.",
@@ -184,6 +193,29 @@ class Settings(BaseModel):
         """What ``listen`` names. Raises `ConfigurationError`."""
         return [listening.parse(text) for text in self.listen]
 
+    @property
+    def metrics_address(self) -> listening.HttpAddress | None:
+        """What ``metrics`` names: nothing that guests can reach. Raises `ConfigurationError`."""
+        if self.metrics is None:
+            return None
+        try:
+            address = listening.parse(f"http://{self.metrics}")
+        except ConfigurationError:
+            raise ConfigurationError(
+                f"metrics {self.metrics!r} is no IP address and port; write 127.0.0.1:9177"
+            ) from None
+        assert isinstance(address, listening.HttpAddress)
+        host = ip_address(address.host)
+        guests = {each.host for each in self.addresses if isinstance(each, listening.HttpAddress)}
+        if not host.is_loopback and (
+            host.is_unspecified or host.is_link_local or address.host in guests
+        ):
+            raise ConfigurationError(
+                f"metrics {self.metrics!r}: guests could read there what is the admin's; write "
+                "127.0.0.1:9177, or this host's address on the network of its Prometheus"
+            )
+        return address
+
 
 _TABLES: dict[str, type[BaseModel]] = {
     "machine": MachineSettings,
@@ -208,7 +240,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         table, _, key = flag.partition(".")
         tables[table][key] = given.pop(flag)
     settings = _validate({**values, **from_environment, **given, **tables}, "the settings")
-    _ = settings.addresses
+    _ = settings.addresses, settings.metrics_address
     return settings
 
 

@@ -52,6 +52,8 @@ class EnablerError(Exception):
     """Seconds after which asking again is worth it (``Retry-After``), where that is known."""
     challenge: str | None = None
     """What a 401 asks for (``WWW-Authenticate``, RFC 6750)."""
+    reason: str | None = None
+    """What the log is told of a refusal, where the caller must not be."""
 
 
 class ConfigurationError(EnablerError):

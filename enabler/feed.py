@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from enabler.changes import EventKind
@@ -49,6 +49,8 @@ class Feed:
         self._count = 0
         self._closed = False
         self._news: asyncio.Event | None = None
+        self.counts: Counter[EventKind] = Counter()
+        """How many events of each kind there were."""
 
     @property
     def last(self) -> int:
@@ -67,6 +69,7 @@ class Feed:
     def tell_of(self, kind: EventKind, make: Callable[[], EventDocument]) -> None:
         """Take in an event that ``make`` gives, then as now."""
         self._count += 1
+        self.counts[kind] += 1
         self._ring.append(Told(self._count, kind, make))
         self._wake()
 

@@ -45,6 +45,7 @@ class Server(uvicorn.Server):
 def configured(app: Callable[..., Any], **more: Any) -> uvicorn.Config:
     """Return a configuration of uvicorn that says nothing of itself and trusts no proxy."""
     settings: dict[str, Any] = {
+        "interface": "asgi3",
         "http": "httptools",
         "ws": "none",
         "access_log": False,

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,7 @@ from enabler.errors import (
 from enabler.events import Carried, Event, Kind, Lifecycle, Observation, Seen, Stay, VmFacts
 from enabler.feed import Feed
 from enabler.history import Archive
+from enabler.migrations import Migrations
 from enabler.residency import Place, Vm
 from enabler.runs import Run, StatusFile
 
@@ -150,6 +152,7 @@ class Inventory:
         self._patience = patience
         self.feed = Feed()
         self._witness = witness
+        self.migrations = Migrations()
         self._archive = archive
         self._entries: dict[str, _Entry] = {}
         self._by_mark: dict[Mark, set[str]] = {}
@@ -167,6 +170,7 @@ class Inventory:
         self._recording: asyncio.TimerHandle | None = None
         self._confirmed_at: float | None = None
         self._looked_at: float | None = None
+        self._listed_at: float | None = None
         self.observed_at: datetime | None = None
         self._confirmations: list[asyncio.Future[None]] = []
 
@@ -186,6 +190,7 @@ class Inventory:
 
     def listed(self, running: Iterable[str]) -> None:
         """Look again at every VM that runs, and at every one that was thought to."""
+        self._listed_at = self._clock()
         for vm_uuid in {*running, *self._entries}:
             self._ask(vm_uuid, self._entry(vm_uuid))
 
@@ -304,6 +309,29 @@ class Inventory:
         if not self._fresh():
             return HypervisorError("libvirt has not answered for some seconds; is libvirtd hung?")
         return None
+
+    @property
+    def connected_now(self) -> bool:
+        """Whether libvirt is connected, though it may not have answered for a while."""
+        return self._failure is None
+
+    @property
+    def confirmed_age(self) -> float | None:
+        """Seconds since libvirt confirmed that it answers; None if it never did."""
+        return None if self._confirmed_at is None else self._clock() - self._confirmed_at
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since libvirt's whole list was taken in; None if it never was."""
+        return None if self._listed_at is None else self._clock() - self._listed_at
+
+    def places(self) -> Counter[Place]:
+        """Return how many VMs are in each place."""
+        return Counter(entry.vm.place for entry in self._entries.values())
+
+    def unsettled(self) -> int:
+        """Return of how many VMs there is news that libvirt was not asked about yet."""
+        return sum(not entry.vm.settled for entry in self._entries.values())
 
     async def ready(self) -> None:
         """Raise `HypervisorError` unless the truth about the VMs here can be told."""
@@ -439,6 +467,7 @@ class Inventory:
 
     def _set(self, vm_uuid: str, entry: _Entry, vm: Vm) -> None:
         old, entry.vm = entry.vm, vm
+        self.migrations.changed(vm_uuid, vm)
         if old.place is not vm.place or old.stay != vm.stay:
             # Those found at a start are told of by their number.
             level = logging.DEBUG if vm_uuid in self._before_us else logging.INFO
@@ -451,6 +480,7 @@ class Inventory:
         at_start = vm_uuid in self._before_us
         self._before_us.discard(vm_uuid)
         entry.told, told = changes(entry.told, entry.vm, at_start=at_start)
+        self.migrations.tell(vm_uuid, told, entry.vm, at)
         for change in told:
             made = partial(answers.event, vm_uuid, change, at)
             if self._witness is None:

@@ -18,8 +18,10 @@ from uuid import NAMESPACE_URL, uuid5
 from enabler import capacity, listen, tls
 from enabler.api import admin, guest
 from enabler.api.connection import Door, protocol
+from enabler.api.metrics import MetricsApp
 from enabler.api.state import State
 from enabler.api.waiting import Holding
+from enabler.api.watching import Listener
 from enabler.attestation import Attestor
 from enabler.callers import Callers, Way
 from enabler.callers.address import ByAddress
@@ -30,7 +32,7 @@ from enabler.config import Settings
 from enabler.documents import CapacityDocument, HostDocument, LibvirtDocument, MachineDocument
 from enabler.domains import Record
 from enabler.errors import ConfigurationError, HypervisorError, SigningUnavailable
-from enabler.events import Event, Observation
+from enabler.events import Event, Lifecycle, Observation
 from enabler.history import Archive
 from enabler.http_server import Server, configured
 from enabler.hypervisor import Hypervisor, clock
@@ -42,6 +44,7 @@ from enabler.mailbox import Mailbox
 from enabler.platforms import read_claims
 from enabler.runs import Run, Runs, StatusFile
 from enabler.systemd import Notifier, handed_over
+from enabler.tally import Tally
 
 if TYPE_CHECKING:
     from enabler.fleet.publisher import Publisher
@@ -106,6 +109,7 @@ class Service:
         self._inventory: Inventory | None = None
         self._identified: Identified | None = None
         self._door: Door | None = None
+        self._tally = Tally()
 
     def reload(self) -> None:
         """Read the certificate anew; what can't be used is logged, and the old one stays."""
@@ -133,6 +137,7 @@ class Service:
         with contextlib.ExitStack() as stack:
             tls_context = self._tls_context()
             guests, admins = self._bind(stack)
+            scraped = self._bind_metrics(stack)
             self._hypervisor.start()
             stack.callback(self._hypervisor.stop)
             inventory = await self._begin(stop)
@@ -155,7 +160,9 @@ class Service:
                     for each, _ in guests
                     if isinstance(each, listen.HttpAddress) and each.secure
                 }
-                door = self._door = Door(self._settings.limits, interfaces, secure, tls_context)
+                door = self._door = Door(
+                    self._settings.limits, interfaces, secure, tls_context, self._tally
+                )
                 everything = State(
                     inventory,
                     callers,
@@ -163,21 +170,28 @@ class Service:
                     self._host_document,
                     self._attestor,
                     self._archive,
+                    tally=self._tally,
                 )
+                everything.figures.state = everything
                 guests_app = guest.app(everything, self._settings.allowed_hosts)
                 servers = [
                     Server(
                         configured(
-                            guests_app,
+                            Listener("guest", guests_app, self._tally),
                             http=protocol(door, guests_app.ready),
                             timeout_keep_alive=self._settings.limits.idle_seconds,
                         )
                     ),
-                    Server(configured(Holding(admin.app(everything)))),
+                    Server(
+                        configured(Listener("admin", Holding(admin.app(everything)), self._tally))
+                    ),
                 ]
-                await self._serve(
-                    servers, [[each for _, each in guests], [each for _, each in admins]], stop
-                )
+                sockets = [[each for _, each in guests], [each for _, each in admins]]
+                if scraped is not None:
+                    app = MetricsApp(everything.figures)
+                    servers.append(Server(configured(Listener("metrics", app, self._tally))))
+                    sockets.append([scraped])
+                await self._serve(servers, sockets, stop)
 
     def _callers(self, inventory: Inventory, neighbours: KernelNeighbours) -> Callers:
         ways: list[Way] = [
@@ -209,6 +223,14 @@ class Service:
             else:
                 guests.append((address, bound))
         return guests, admins
+
+    def _bind_metrics(self, stack: contextlib.ExitStack) -> socket.socket | None:
+        address = self._settings.metrics_address
+        if address is None:
+            return None
+        bound = listen.bind(address, 0, None)
+        stack.callback(bound.close)
+        return bound
 
     async def _begin(self, stop: asyncio.Event) -> Inventory | None:
         stopped = asyncio.ensure_future(stop.wait())
@@ -305,6 +327,8 @@ class Service:
                 tasks.create_task(server.serve(bound))
             for address in self._settings.addresses:
                 log.info("listening on %s", address)
+            if self._settings.metrics is not None:
+                log.info("metrics are at http://%s/metrics", self._settings.metrics)
             assert self._identified is not None
             machine = self._identified.machine
             log.info(
@@ -384,6 +408,9 @@ class Service:
     def event(self, event: Event) -> None:
         """Take in an event. What came before the inventory is in the list it begins with."""
         if self._inventory is not None:
+            if isinstance(event, Lifecycle):
+                lag = (datetime.now(event.at.tzinfo) - event.at).total_seconds()
+                self._tally.lag.add(max(0.0, lag))  # the clock may have been set
             self._inventory.event(event)
 
     def observation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from enabler import errors
-from enabler.api import attestation, events, history, identity, problems, service, state
+from enabler.api import attestation, events, history, identity, metrics, problems, service, state
 from enabler.documents import HistoryDocument, HostDocument, IdentityDocument, VmListDocument
 
 router = APIRouter(tags=["admin"], generate_unique_id_function=problems.operation_id)
@@ -79,6 +79,7 @@ def app(everything: state.State) -> FastAPI:
     made.include_router(router)
     made.include_router(attestation.router)
     made.include_router(events.router)
+    made.include_router(metrics.router)
     made.include_router(service.router)
     problems.install(made)
     return made

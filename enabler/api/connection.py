@@ -30,14 +30,14 @@ from uvicorn.server import ServerState
 
 from enabler import errors
 from enabler.api import problems
+from enabler.api.problems import Problem
 from enabler.callers import Channel
 from enabler.config import LimitSettings
 from enabler.limits import Bucket, Buckets, Rate, Seldom
 
 if TYPE_CHECKING:
-    from fastapi import Response
-
     from enabler.api.front import Asked
+    from enabler.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,10 @@ class Door:
         interfaces: Mapping[str, int | None],
         secure: Iterable[tuple[str, int]] = (),
         tls: ssl.SSLContext | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.limits = limits
+        self._tally = tally
         rate = Rate(limits.requests_per_second, limits.burst)
         self._vms = Buckets(rate)
         self._addresses = Buckets(rate)
@@ -167,7 +169,7 @@ class Door:
         index = self._interfaces.get(protocol.server[0], self._interfaces.get("*"))
         return Channel(protocol.client[0], index)
 
-    def admit(self, protocol: GuestProtocol) -> Connection | Response | None:
+    def admit(self, protocol: GuestProtocol) -> Connection | Problem | None:
         """Return the connection; or what to say to who may have none; or None to say nothing."""
         channel = self.channel(protocol)
         if channel is None:
@@ -210,6 +212,17 @@ class Door:
         connection.counted = vm_uuid
         self._strangers.pop(connection, None)
         connection.allowance = self._vms.of(vm_uuid)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def turned_away(self, said: Problem) -> None:
+        """Count a refusal that ends a connection, before any app is asked."""
+        if self._tally is not None:
+            self._tally.answers["guest", said.status_code] += 1
+            self._tally.refusals["guest", said.name] += 1
 
     def leave(self, connection: Connection) -> None:
         """Take in that a connection is over."""
@@ -490,7 +503,7 @@ class GuestProtocol(HttpToolsProtocol):
         self.door.warn(now, f"%s: {status} {name}; disconnected", peer)
         self.refuse(problems.problem(status, name, title, detail))
 
-    def refuse(self, said: Response) -> None:
+    def refuse(self, said: Problem) -> None:
         """Say this, and end the connection; only end it where it would be taken for the answer to
         another request.
         """
@@ -506,6 +519,7 @@ class GuestProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # the app need not answer any more
             self.cycle.message_event.set()
+        self.door.turned_away(said)
         head = [STATUS_LINE[said.status_code]]
         for name, value in [*self.server_state.default_headers, *said.raw_headers]:
             head += [name, b": ", value, b"\r\n"]

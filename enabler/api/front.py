@@ -73,6 +73,7 @@ class _Rendered:
     observed_at: datetime
     asked: Asked
     default_headers: Headers
+    status: int
     wire: bytes
 
 
@@ -83,6 +84,7 @@ class Front:
         self._app = app
         self._everything = everything
         self._inventory = everything.inventory
+        self._counts = everything.tally.hot
         self._allowed = frozenset(name.lower().encode() for name in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,6 +126,7 @@ class Front:
             or rendered.default_headers is not default_headers
         ):
             rendered = connection.rendered = _rendered(answer, observed_at, asked, default_headers)
+        self._counts[rendered.status] += 1
         return rendered.wire
 
     def _asked(self, connection: Connection, headers: Headers) -> Asked:
@@ -188,4 +191,4 @@ def _rendered(
     for name, value in (*default_headers, *made.raw_headers):
         head += [name, b": ", value, b"\r\n"]
     wire = b"".join([*head, b"\r\n", bytes(made.body)])
-    return _Rendered(answer, observed_at, asked, default_headers, wire)
+    return _Rendered(answer, observed_at, asked, default_headers, made.status_code, wire)

@@ -99,6 +99,7 @@ async def respond(
     answer, observed_at = await found.inventory.identity(vm_uuid)
     if not seconds or not _matches(known, answer.etag):
         return response(answer, observed_at, known)
+    ended = found.tally.waits_ended
     place = ExitStack()
     place.enter_context(found.waits.place(vm_uuid))
 
@@ -112,9 +113,12 @@ async def respond(
                 if told is not None and still is not None:
                     await still()
             except EnablerError as error:
+                ended["refused"] += 1
                 return problems.of_error(error if gone is None else gone(error))
         if told is None:
+            ended["abandoned"] += 1
             return None  # nobody is there any more
+        ended["unchanged" if _matches(known, told[0].etag) else "changed"] += 1
         return response(*told, known, {"Preference-Applied": f"wait={seconds}"})
 
     return waiting.Held(changed)

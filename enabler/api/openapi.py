@@ -7,7 +7,17 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from enabler.api import admin, attestation, connection, events, front, guest, problems, service
+from enabler.api import (
+    admin,
+    attestation,
+    connection,
+    events,
+    front,
+    guest,
+    metrics,
+    problems,
+    service,
+)
 from enabler.api.problems import MEDIA_TYPE
 from enabler.documents import (
     AttestationClaims,
@@ -43,7 +53,14 @@ def document() -> dict[str, Any]:
         (_GUEST, [guest.router, attestation.router, service.router, problems.router]),
         (
             _ADMIN,
-            [admin.router, events.router, attestation.router, service.router, problems.router],
+            [
+                admin.router,
+                events.router,
+                metrics.router,
+                attestation.router,
+                service.router,
+                problems.router,
+            ],
         ),
     ):
         part = _describe(routers)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +12,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from enabler import errors
+from enabler.api import watching
 from enabler.documents import ProblemDocument
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -91,21 +92,43 @@ _PAGES: dict[str, str] = {
 }
 
 
+class Problem(Response):
+    """A problem as a response: counted and logged as it goes out, with its request's ID."""
+
+    def __init__(self, content: str, status: int, headers: dict[str, str], name: str) -> None:
+        super().__init__(content, status, headers, MEDIA_TYPE)
+        self.name = name
+        self.reason = ""
+        """What the log is told."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        listener = watching.of(scope)
+        if listener is not None:
+            given = listener.refused(scope, self.status_code, self.name, self.reason)
+            self.raw_headers.append((watching.REQUEST_ID, given))
+        await super().__call__(scope, receive, send)
+
+
 def problem(
     status: int, name: str, title: str, detail: str, headers: dict[str, str] | None = None
-) -> Response:
+) -> Problem:
     """Return a problem as a response."""
     document = ProblemDocument(type=f"/problems/{name}", title=title, status=status, detail=detail)
     all_headers = {"Cache-Control": "no-store"} | (headers or {})
-    return Response(document.model_dump_json(), status, all_headers, MEDIA_TYPE)
+    made = Problem(document.model_dump_json(), status, all_headers, name)
+    made.reason = detail
+    return made
 
 
-def of_error(error: errors.EnablerError) -> Response:
+def of_error(error: errors.EnablerError) -> Problem:
     """Return one of our errors as a response."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.challenge is not None:
         headers["WWW-Authenticate"] = error.challenge
-    return problem(error.status, error.problem, error.title, str(error), headers)
+    made = problem(error.status, error.problem, error.title, str(error), headers)
+    made.reason = error.reason or made.reason
+    return made
 
 
 def responses(*kinds: type[errors.EnablerError]) -> dict[int | str, dict[str, Any]]:
@@ -174,7 +197,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path} on this listener",
         405: f"{request.method} is not possible here",
     }.get(error.status_code, str(error.detail))
-    return problem(error.status_code, name, title, detail, dict(error.headers or {}))
+    made = problem(error.status_code, name, title, detail, dict(error.headers or {}))
+    made.reason = title  # a path may be anything
+    return made
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 
 from enabler.api.connection import Connection, Door
+from enabler.api.figures import Figures
 from enabler.api.streams import Streams
 from enabler.api.waiting import Waits
 from enabler.attestation import Attestor
@@ -15,6 +16,7 @@ from enabler.callers import Callers
 from enabler.documents import HostDocument
 from enabler.history import Archive
 from enabler.inventory import Inventory
+from enabler.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class State:
     archive: Archive
     waits: Waits = field(default_factory=Waits)
     streams: Streams = field(default_factory=Streams)
+    tally: Tally = field(default_factory=Tally)
+    figures: Figures = field(default_factory=Figures)
 
     def known_caller(self, connection: Connection, bearer: str | None) -> str | None:
         """Return the VM that is asking, if nothing need be found out for it; else None.

@@ -18,6 +18,11 @@ class Streams:
         self._at_most = at_most
         self._open = 0
 
+    @property
+    def open(self) -> int:
+        """How many are open."""
+        return self._open
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Take a place for one stream. Raises `TooManyStreams` if there is none left."""

@@ -64,6 +64,11 @@ class Waits:
         self._waiting: Counter[str] = Counter()
         self._count = 0
 
+    @property
+    def open(self) -> int:
+        """How many wait."""
+        return self._count
+
     @contextmanager
     def place(self, caller: str) -> Iterator[None]:
         """Take a place for one request. Raises `TooManyWaits` if there is none left."""

@@ -13,20 +13,16 @@ the strongest first:
 Each is enough. What one of them can't say, another may; but a token that is shown must be right,
 and two ways that name different VMs are a reason to refuse.
 
-The caller learns little of a refusal, the log all of it.
+The caller learns little of a refusal, the log all of it (`EnablerError.reason`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from enabler.errors import CallerUnknown, Refusal, TokenNeeded, TokenRefused
-
-log = logging.getLogger(__name__)
-
 
 _KNOWN_MOST = 16_384
 
@@ -134,8 +130,9 @@ class Callers:
             return vm_uuid
         if named:
             reasons.append("it is " + ", ".join(f"{vm} by {way}" for way, vm in named.items()))
-        log.warning("refused %s: %s", channel, "; ".join(reasons) or "no way knows such callers")
-        raise self._refusal(shown)
+        refusal = self._refusal(shown)
+        refusal.reason = "; ".join(reasons) or "no way knows such callers"
+        raise refusal
 
     def _refusal(self, shown: bool) -> Refusal:
         """One that says nothing of why, but what the caller knows: whether it showed a token."""

@@ -64,9 +64,19 @@ def serial(host: Host) -> str:
     return host.machine.serial
 
 
+def counted(host: Host, kind: str) -> int:
+    """The migrations that a host's metrics have counted."""
+    head = f'enabler_migrations_total{{kind="{kind}"}} '
+    lines = host.admin_get("/metrics").text.splitlines()
+    [count] = [line.removeprefix(head) for line in lines if line.startswith(head)]
+    return int(float(count))
+
+
 def test_each_migration_is_told_once(
     lab: Lab, guest: Guest, a: Host, b: Host, watching: Watching
 ) -> None:
+    kinds = [(a, "outgoing"), (a, "incoming"), (b, "outgoing"), (b, "incoming")]
+    counts = [counted(*each) for each in kinds]
     before = len(arrivals(lab.events(guest), guest.name))
     for number, host in enumerate((b, a, b), 1):
         migrate(guest, host)
@@ -74,6 +84,14 @@ def test_each_migration_is_told_once(
     assert watching.moves() == [serial(b), serial(a), serial(b)]
     assert len(arrivals(lab.events(guest), guest.name)) - before == 3
     assert "unverified" not in watching.changes()
+    # The hosts have counted and logged them: A let it go twice, B once.
+    grown = [2, 1, 1, 2]
+    assert wait_until(
+        lambda: [counted(*each) - was for each, was in zip(kinds, counts, strict=True)] == grown,
+        PATIENCE,
+    ), [counted(*each) for each in kinds]
+    for host, said in ((a, "migrated away: residency "), (b, "migrated here: residency ")):
+        assert f"VM {guest.uuid} ({guest.name}) {said}" in host.enabler.log.read_text()
 
 
 def test_a_migration_that_is_aborted(guest: Guest, b: Host, watching: Watching) -> None:

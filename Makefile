@@ -34,7 +34,7 @@ types: setup ## mypy, strict
 	$(PYTHON) -m mypy --python-version 3.10 --package guest_client
 
 test-unit: setup ## Unit and API tests
-	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api tests/fleet
+	$(ROOT) $(PYTHON) -m pytest -n 4 tests/unit tests/api tests/ui tests/fleet
 
 test-packages: setup ## The packages: built, installed into a Debian, used, purged
 	@tests/setup.sh deploy/packages/packages.txt

@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     events.set_defaults(run=_events)
 
+    _add_ui(commands)
     _add_enrolment(commands, common)
     _add_keys(commands, common)
     _add_fleet(commands, common, printing)
@@ -139,6 +140,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_ui(commands: Any) -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="serve a status page of this host, on loopback",
+        description="Serve a page that shows this host, its VMs, and what happens to them, live. "
+        "It asks the running service over its admin socket, and changes nothing. It asks nobody "
+        "who they are: whoever reaches it, any user of this host that is, may read it.",
+    )
+    ui.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/enabler/enabler.toml)"
+    )
+    ui.add_argument(
+        "--listen",
+        dest="page",
+        default="127.0.0.1:8780",
+        metavar="ADDRESS",
+        help="where the page is: ADDRESS:PORT, or unix:/PATH for members of its group alone "
+        "(default: 127.0.0.1:8780)",
+    )
+    ui.add_argument(
+        "--admin-socket",
+        type=Path,
+        metavar="PATH",
+        help="the service's (default: the one in the settings' listen)",
+    )
+    ui.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the page is asked by, beside its address and localhost; repeatable",
+    )
+    ui.add_argument(
+        "--expose",
+        action="store_true",
+        help="listen on an address that is not loopback, too: whoever reaches it may read",
+    )
+    ui.set_defaults(run=_ui)
 
 
 def _add_enrolment(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -340,6 +381,18 @@ def _events(options: argparse.Namespace) -> int:
 
     for event in admin_client.events(settings.addresses, options.since):
         print(json.dumps(event, ensure_ascii=False), flush=True)
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from enabler.ui import serve
+
+    at = serve.address(options.page, expose=options.expose)
+    admin = options.admin_socket or serve.admin_socket(_settings(options).addresses)
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+    for library in ("uvicorn", "httpx", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    serve.serve(at, admin, options.allowed_host)
     return 0
 
 

@@ -385,13 +385,12 @@ def _events(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
+    from enabler import logs
     from enabler.ui import serve
 
     at = serve.address(options.page, expose=options.expose)
     admin = options.admin_socket or serve.admin_socket(_settings(options).addresses)
-    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
-    for library in ("uvicorn", "httpx", "asyncio"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logs.set_up("info", "text")
     serve.serve(at, admin, options.allowed_host)
     return 0
 

@@ -35,7 +35,7 @@ def set_up(level: str, form: str) -> None:
     handler.setFormatter((Json if form == "json" else Text)(to_journal=_to_journal()))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # What other libraries say in passing is no news of ours.
-    for library in ("uvicorn", "asyncio", "nats"):
+    for library in ("uvicorn", "asyncio", "httpx", "nats"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

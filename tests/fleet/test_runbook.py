@@ -41,6 +41,15 @@ def publish(cluster: Cluster, *ids: str, size: int = 2) -> None:
     asyncio.run(scene())
 
 
+def taken(cluster: Cluster, event_id: str) -> bool:
+    """Whether the servers take an event now."""
+    try:
+        publish(cluster, event_id)
+    except FleetError:
+        return False
+    return True
+
+
 def count(cluster: Cluster) -> int:
     async def scene() -> int:
         async with connected(cluster.settings(READER), "reader") as bus:
@@ -66,7 +75,7 @@ def test_a_node_that_lost_its_disk_gets_everything_anew(cluster: Cluster) -> Non
     node = cluster.nodes[0]
     node.kill()
     shutil.rmtree(node.store)
-    publish(cluster, "3")
+    assert wait_until(lambda: taken(cluster, "3"), 60, 0.2)  # others may have to be elected first
     node.start()
     cluster.wait_well()
     assert wait_until(lambda: replicas(cluster) == [3, 3, 3], 30, 0.2), replicas(cluster)

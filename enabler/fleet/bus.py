@@ -215,8 +215,6 @@ async def connect(settings: FleetSettings, name: str, host: str | None = None) -
     # nats-py says by itself what we say better.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     options = _options(settings)
-    if host is not None:
-        options["inbox_prefix"] = f"_INBOX_{host}"
     why: list[str] = []
     refused = False
     for server in random.sample(settings.servers, len(settings.servers)):

@@ -17,10 +17,10 @@ _ARRIVED_BY = {
 _WHAT = {
     "present": "was here when the enabler started",
     "departure": "left, or was stopped",
-    "migration-begun": "is migrating to another host; it still runs here",
+    "migration-begun": "began to migrate to another host",
     "migration-switched-over": "switched over to another host",
-    "migration-ended": "has all of its memory here; the migration is complete",
-    "migration-aborted": "stays: its migration was aborted",
+    "migration-ended": "had all of its memory here; its migration was complete",
+    "migration-aborted": "stayed: its migration was aborted",
     "vm-changed": "was changed: its name, size or generation",
     "capacity-changed": "This host's capacity changed",
     "libvirt-lost": "Libvirt can't be asked",

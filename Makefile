@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo guide test lint types test-unit test-packages test-lab test-boot bench storm fleet-storm lab-up lab-down openapi lock wheel packages clean
+.PHONY: help setup demo guide test lint types test-unit test-packages test-lab test-boot bench screenshot storm fleet-storm lab-up lab-down openapi lock wheel packages clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,9 @@ test-boot: setup ## The packages in guests that boot with systemd (ten minutes)
 
 bench: setup ## What it costs, against baselines in the same run (tests/bench)
 	@$(ROOT) $(PYTHON) -m tests.bench
+
+screenshot: setup ## deploy/ui.png: the status page during a real migration
+	$(ROOT) env UI_SCREENSHOT=deploy/ui.png $(PYTHON) -m pytest tests/lab/test_ui.py
 
 storm: setup ## The migration storm alone
 	$(ROOT) $(PYTHON) -m pytest tests/lab -m storm -s

@@ -17,10 +17,10 @@ _ARRIVED_BY = {
 _WHAT = {
     "present": "was here when the enabler started",
     "departure": "left, or was stopped",
-    "migration-begun": "is migrating to another host; it still runs here",
+    "migration-begun": "began to migrate to another host",
     "migration-switched-over": "switched over to another host",
-    "migration-ended": "has all of its memory here; the migration is complete",
-    "migration-aborted": "stays: its migration was aborted",
+    "migration-ended": "had all of its memory here; its migration was complete",
+    "migration-aborted": "stayed: its migration was aborted",
     "vm-changed": "was changed: its name, size or generation",
     "capacity-changed": "This host's capacity changed",
     "libvirt-lost": "Libvirt can't be asked",
@@ -82,6 +82,7 @@ class Page:
     component_id: str
     machine_source: str
     capacity: dict[str, Any]
+    processors: str
     threads: int
     memory: str
     allotted_cpus: int
@@ -107,6 +108,13 @@ def page(told: Told) -> Page:
         component_id=host["component_id"],
         machine_source=host["machine_source"],
         capacity=capacity,
+        processors=", ".join(
+            (
+                _count(capacity["sockets"], "socket"),
+                _count(capacity["cores_per_socket"], "core") + " each",
+                _count(capacity["threads_per_core"], "thread") + " each",
+            )
+        ),
         threads=capacity["sockets"] * capacity["cores_per_socket"] * capacity["threads_per_core"],
         memory=size(capacity["memory_bytes"]),
         allotted_cpus=sum(vm["allocation"]["vcpus"] for vm in here),
@@ -125,6 +133,10 @@ def size(count: int) -> str:
     if count < 2**30:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / 2**30:.1f} GiB"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _vm(vm: dict[str, Any]) -> VmRow:

@@ -57,7 +57,9 @@ def test_the_hosts_package(built: Path, debian: Chroot) -> None:
     assert "enabler doctor" in debian.install(package)
     verify(debian, HOST_UNITS)
     assert debian.run("systemctl", "is-enabled", *HOST_UNITS).stdout.split() == ["enabled"] * 2
-    assert exposure(debian, "enabler.service") < 2
+    verify(debian, ("enabler-ui.service",))
+    assert debian.run("systemctl", "is-enabled", "enabler-ui", check=False).stdout == "disabled\n"
+    assert max(exposure(debian, unit) for unit in ("enabler.service", "enabler-ui.service")) < 2
     assert "libvirt" in debian.run("id", "-nG", "enabler").stdout.split()
     # It runs with Debian's own Python and libvirt.
     assert debian.run("enabler", "--version").stdout.startswith("enabler ")

@@ -15,6 +15,7 @@ _ARGUMENTS = (
     "--disable-gpu",
     "--disable-quic",
     "--disable-dev-shm-usage",
+    "--hide-scrollbars",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",

@@ -16,10 +16,10 @@ __all__ = ["enabler", "hypervisor", "ui"]
 
 
 @contextmanager
-def serving(admin: Path, *arguments: str) -> Iterator[str]:
+def serving(admin: Path, *arguments: str, before: tuple[str, ...] = ()) -> Iterator[str]:
     """The page of a service; its URL."""
     port = free_port()
-    command = [sys.executable, "-m", "enabler", "ui", "--listen", f"127.0.0.1:{port}"]
+    command = [*before, sys.executable, "-m", "enabler", "ui", "--listen", f"127.0.0.1:{port}"]
     process = subprocess.Popen([*command, "--admin-socket", str(admin), *arguments])
     url = f"http://127.0.0.1:{port}"
 

@@ -35,6 +35,8 @@ _LINES_OF_ONE = Rate(0.1, 5)
 _LINES_IN_ALL = Rate(2, 100)
 """Lines a second, and at once: some 40 MB a day if every VM did its worst."""
 
+_PROBE = "/readyz"
+
 _SUSPICIOUS = (401, 403, 421)
 
 
@@ -64,11 +66,13 @@ class Listener:
         request_id = _request_id(scope)
         connection = scope.get("state", {}).get("connection")
         who = self._name if connection is None else str(connection.channel)
+        route = getattr(scope.get("route"), "path", "-")
+        if route == _PROBE:  # that libvirt is away was logged when it went
+            return request_id
         now = time.monotonic()
         if self._lines_of.of(who).take(now) or self._lines.take(now):
             self._left_out += 1
             return request_id
-        route = getattr(scope.get("route"), "path", "-")
         fields: dict[str, object] = {
             "request_id": request_id.decode(),
             "listener": self._name,

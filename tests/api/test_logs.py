@@ -59,7 +59,7 @@ def test_a_refusal_says_why_and_can_be_found_by_its_id(tmp_path: Path) -> None:
         answer = guest.get("/v1/identity", headers={"X-Request-Id": "scan-17"})
         assert (answer.status_code, answer.headers["X-Request-Id"]) == (403, "scan-17")
         made = guest.get("/v1/identity", headers={"X-Request-Id": 'no "ID" at all'})
-        # Of an answer that is none, nothing is said.
+        # Of an answer that is none, nothing is said; nor of a probe's, however often it comes.
         assert "X-Request-Id" not in guest.get("/healthz").headers
         eventually(lambda: len(refusals(log)) == 2)
         first, second = refusals(log)

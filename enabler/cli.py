@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _EX_USAGE = 64
 
 _EPILOG = """\
-exit codes: 0 done; 1 doctor found something wrong; 64 wrong usage; 69 something needed is not
-available (libvirt, an address to listen on, the admin socket); 77 permission denied; 78 the
-configuration, or this machine's identity, can't be used
+exit codes: 0 done; 1 doctor or fleet audit found something wrong, or fleet knows no such VM; 64
+wrong usage; 69 something needed is not available (libvirt, an address to listen on, the admin
+socket, the fleet's servers); 77 permission denied; 78 the configuration, or this machine's
+identity, can't be used
 """
 
 
@@ -60,10 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"enabler {version('vm-enabler')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    common = _Parser(add_help=False)
-    common.add_argument(
+    configured = _Parser(add_help=False)
+    configured.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: /etc/enabler/enabler.toml)"
     )
+    common = _Parser(add_help=False, parents=[configured])
     common.add_argument(
         "--libvirt-uri", metavar="URI", help="this host's hypervisor (default: qemu:///system)"
     )
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ui(commands)
     _add_enrolment(commands, common)
     _add_keys(commands, common)
-    _add_fleet(commands, common, printing)
+    _add_fleet(commands, configured, printing)
 
     doctor = commands.add_parser(
         "doctor",
@@ -245,7 +247,7 @@ def _fleet_options() -> _Parser:
 
 
 def _add_fleet(
-    commands: Any, common: argparse.ArgumentParser, printing: argparse.ArgumentParser
+    commands: Any, configured: argparse.ArgumentParser, printing: argparse.ArgumentParser
 ) -> None:
     fleet = commands.add_parser(
         "fleet",
@@ -254,7 +256,7 @@ def _add_fleet(
         "was at any time. Asks the fleet's servers, from any machine that may.",
         epilog=_EPILOG,
     )
-    parents = [common, _fleet_options(), printing]
+    parents = [configured, _fleet_options(), printing]
     fleet_arguments.add(
         fleet.add_subparsers(title="commands", metavar="COMMAND", required=True), parents
     )

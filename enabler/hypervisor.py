@@ -271,6 +271,7 @@ class Hypervisor:
 
     def _close(self, connection: libvirt.virConnect) -> None:
         self._connection = None
+        self._listed = {}  # whose domains would keep it open
         try:
             connection.unregisterCloseCallback()
             connection.close()

@@ -184,6 +184,7 @@ class Inventory:
         self._unsettled_at_start = set(running)
         if not self._began:
             self._began, self._before_us = True, set(running)
+            log.info("%d VMs run here", len(self._before_us))
         for vm_uuid, entry in self._entries.items():
             self._set(vm_uuid, entry, residency.doubt(entry.vm))
         self.listed(running)

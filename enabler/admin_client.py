@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
@@ -15,6 +16,14 @@ from enabler.listen import Address, UnixAddress
 _TIMEOUT = 5.0
 _SILENCE = 60.0
 """Seconds; a stream of events shows more often than that that it lives."""
+
+
+def admin_socket(addresses: Sequence[Address]) -> Path:
+    """Return the admin socket that the settings name. Raises `ConfigurationError`."""
+    for address in addresses:
+        if isinstance(address, UnixAddress):
+            return address.path
+    raise ConfigurationError("listen names no unix:/PATH, and only the admin socket tells this")
 
 
 def vms(addresses: Sequence[Address]) -> dict[str, Any]:
@@ -63,10 +72,7 @@ def _refused(problem: dict[str, Any]) -> NoReturn:
 
 @contextmanager
 def _client(addresses: Sequence[Address]) -> Iterator[tuple[httpx.Client, str]]:
-    sockets = [address.path for address in addresses if isinstance(address, UnixAddress)]
-    if not sockets:
-        raise ConfigurationError("listen names no unix:/PATH, and only the admin socket tells this")
-    socket = sockets[0]
+    socket = admin_socket(addresses)
     try:
         with httpx.Client(
             transport=httpx.HTTPTransport(uds=str(socket)), timeout=_TIMEOUT, trust_env=False

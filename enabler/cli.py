@@ -387,11 +387,11 @@ def _events(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from enabler import logs
+    from enabler import admin_client, logs
     from enabler.ui import serve
 
     at = serve.address(options.page, expose=options.expose)
-    admin = options.admin_socket or serve.admin_socket(_settings(options).addresses)
+    admin = options.admin_socket or admin_client.admin_socket(_settings(options).addresses)
     logs.set_up("info", "text")
     serve.serve(at, admin, options.allowed_host)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -42,14 +42,6 @@ def address(text: str, *, expose: bool = False) -> listen.HttpAddress | listen.U
             "reaches that address may see this host and its VMs"
         )
     return found
-
-
-def admin_socket(addresses: Sequence[listen.Address]) -> Path:
-    """Return the admin socket that the settings name. Raises `ConfigurationError`."""
-    for each in addresses:
-        if isinstance(each, listen.UnixAddress):
-            return each.path
-    raise ConfigurationError("listen names no unix:/PATH, and only the admin socket tells this")
 
 
 def serve(

@@ -24,7 +24,7 @@ A tour:
         a.run("enabler", "doctor"); a.admin_get("/v1/vms").json()
 
         path = vm.save(); vm.restore(a, path); vm.suspend(); vm.resume(); vm.reboot()
-        vm.domain.setVcpusFlags(2, …)                   # libvirt-python, on the host it is on
+        vm.set_vcpus(2); vm.domain.setMemory(…)         # libvirt-python, on the host it is on
 
         lab.events(vm)                                  # what libvirt itself says happened
         lab.settle()                                    # everything back as it was at first

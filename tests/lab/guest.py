@@ -17,7 +17,7 @@ import libvirt
 
 from tests.lab import network
 from tests.lab.agent import Agent
-from tests.lab.errors import LabError
+from tests.lab.errors import GuestUnreachable, LabError
 from tests.lab.host import Host
 from tests.lab.images import Images
 from tests.lab.jobs import GuestShell
@@ -156,6 +156,20 @@ class Guest(GuestShell):
         """Whether it has other processors or memory than it began with."""
         _, _, kibibytes, processors, _ = self.domain.info()
         return (int(kibibytes), int(processors)) != (MEMORY_MIB * 1024, VCPUS)
+
+    def set_vcpus(self, number: int) -> None:
+        """Give it so many processors, while it runs.
+
+        Raises:
+            GuestUnreachable: QEMU did not live through it (under TCG, one time in some ten).
+        """
+        domain = self.domain
+        try:
+            domain.setVcpusFlags(number, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except libvirt.libvirtError as error:
+            if domain.isActive():
+                raise
+            raise GuestUnreachable(f"{self.name}'s QEMU ended in a hotplug: {error}") from error
 
     def runs_on(self, host: Host) -> bool:
         """Whether its processor runs on that host now."""

@@ -20,6 +20,7 @@ from tests.lab.errors import GuestCommandFailed, GuestTimeout, JobLost, LabError
 
 _INLINE = 128 * 1024  # outputs up to this many bytes come with the answer
 _PIECE = 512 * 1024  # bigger ones, and files, go by pieces of this size
+_ON_THE_WAY = 10  # seconds that an answer may take beyond what the guest was told to wait
 _KEPT = 16  # results that stay in the guest's memory, so that a request sent twice finds them
 
 
@@ -171,7 +172,9 @@ class GuestShell:
             GuestUnreachable, JobLost: see `Job.wait`.
         """
         wait = min(timeout, 1)
-        job = self.spawn(argv, input=input, env=env, cwd=cwd, wait=wait, seconds=timeout)
+        # The guest waits, and its answer is on the way for a while: that must not be a race.
+        patience = max(timeout, wait + _ON_THE_WAY)
+        job = self.spawn(argv, input=input, env=env, cwd=cwd, wait=wait, seconds=patience)
         try:
             result = job.wait(timeout)
         except GuestTimeout:

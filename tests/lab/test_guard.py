@@ -283,7 +283,7 @@ def test_libvirtd_stopped(guest: Guest, a: Host) -> None:
 
 def test_resized_inside_the_scan(guest: Guest) -> None:
     gated = begun(guest)
-    guest.domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    guest.set_vcpus(2)
     # Libvirt sends no event for this one; it must be seen all the same, at once.
     inconsistent("resized", gated.finish())
 

@@ -8,7 +8,6 @@ import time
 import uuid
 from xml.etree import ElementTree
 
-import libvirt
 import pytest
 
 from tests.lab.errors import GuestCommandFailed, GuestTimeout, JobLost, LabError, MigrationFailed
@@ -315,7 +314,7 @@ def test_settle_puts_everything_back(lab: Lab, guest: Guest, a: Host, b: Host) -
     assert guest.host is a
     assert guest.run(["true"]).returncode == 0
     assert a.enabler.running
-    guest.domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    guest.set_vcpus(2)
     assert guest.resized
     lab.settle()
     assert not guest.resized

@@ -108,6 +108,10 @@ class FleetError(EnablerError):
     exit_code = 69  # EX_UNAVAILABLE
 
 
+class FleetSilent(FleetError):
+    """The servers gave no answer in time: they may be choosing a leader. Asking again may do."""
+
+
 class FleetRefused(FleetError):
     """The servers answer, but refuse these credentials, or what is asked with them."""
 

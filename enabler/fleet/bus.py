@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enabler.config import FleetSettings
-from enabler.errors import ConfigurationError, FleetError, FleetRefused
+from enabler.errors import ConfigurationError, FleetError, FleetRefused, FleetSilent
 from enabler.fleet.event import HOSTS, STREAM, VMS, Event, MalformedEvent, parse
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Bus:
     async def ask(self, question: Awaitable[_T]) -> _T:
         """Wait for an answer, for the connection's end, or for a refusal; whichever comes first.
 
-        Raises `FleetError`, `FleetRefused`; `nats.js.errors.APIError` as it is.
+        Raises `FleetError`, `FleetRefused`, `FleetSilent`; `nats.js.errors.APIError` as it is.
         """
         from nats.errors import Error
         from nats.js.errors import APIError, NoStreamResponseError
@@ -143,13 +143,13 @@ class Bus:
                 raise FleetRefused(refused.result())
             if closed.done():
                 raise FleetError("the connection to the fleet's servers broke")
-            raise FleetError(f"the fleet's servers did not answer within {PATIENCE:g} s")
+            raise FleetSilent(f"the fleet's servers did not answer within {PATIENCE:g} s")
         except APIError:
             raise
         except NoStreamResponseError as error:
             raise not_set_up() from error
         except (TimeoutError, Error, OSError) as error:
-            raise FleetError(
+            raise FleetSilent(
                 f"the fleet's servers gave no answer ({_words(error)}); is JetStream on, and has "
                 "the cluster a leader? See 'nats-server' logs there"
             ) from error

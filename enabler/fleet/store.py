@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from enabler.errors import FleetError
+from enabler.errors import FleetError, FleetSilent
 from enabler.fleet.bus import Bus, Kept, not_set_up
 from enabler.fleet.event import PREFIX, STREAM, Event, MalformedEvent, parse
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _IDLE = 60.0
 """Seconds after which the servers forget a reader that does not read."""
+
+_TRIES = 4
+"""How often a reader is asked for: a stream that chooses a leader lets the question fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ async def _messages(
         num_replicas=1,
     )
     try:
-        reader = await bus.ask(bus.jetstream.pull_subscribe(topic, stream=stream, config=config))
+        reader = await _reader(bus, topic, stream, config)
         left = (await bus.ask(reader.consumer_info())).num_pending or 0
         expected = 1
         while left or follow:
@@ -105,6 +108,17 @@ async def _messages(
         raise FleetError(f"the fleet's servers gave no answer: {error}; ask again") from error
     with suppress(Error, APIError, FleetError):
         await reader.unsubscribe()
+
+
+async def _reader(bus: Bus, topic: str, stream: str, config: Any) -> Any:
+    tries = _TRIES
+    while True:
+        try:
+            return await bus.ask(bus.jetstream.pull_subscribe(topic, stream=stream, config=config))
+        except FleetSilent:
+            tries -= 1
+            if bus.closed or not tries:
+                raise
 
 
 async def _fetch(bus: Bus, reader: Any, most: int) -> list[Msg]:

@@ -2,6 +2,6 @@
 
 import sys
 
-from guest_client.cli import main
+from guest_client.program import main
 
 sys.exit(main())

@@ -24,7 +24,6 @@ import base64
 import binascii
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +66,8 @@ class Attested:
 
 def first_challenge(nonce: str | None) -> Challenge:
     """Make the challenge before a scan, with the auditor's nonce if there is one."""
+    import secrets
+
     return Challenge(secrets.token_urlsafe(32) if nonce is None else nonce)
 
 

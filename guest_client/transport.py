@@ -79,7 +79,9 @@ def connect(endpoint: Endpoint, timeout: float) -> tuple[socket.socket, Endpoint
 
 def _dial(endpoint: Endpoint, timeout: float) -> socket.socket:
     if endpoint.kind is Kind.TCP:
-        sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+        # In bytes: for a text Python loads its codec of international names.
+        host: Any = endpoint.host.encode()
+        sock = socket.create_connection((host, endpoint.port), timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
     if endpoint.kind is Kind.UNIX:

@@ -9,6 +9,6 @@ if sys.version_info < (3, 9):
     )
     sys.exit(69)
 
-from guest_client.cli import main
+from guest_client.program import main
 
 sys.exit(main())

@@ -1,7 +1,8 @@
 """What the guest client costs beside what it does: whole processes, from start to end.
 
 One fixed identity is served from loopback by a small server, so that both sides of a pair wait for
-the same answer.
+the same answer. All of it is measured in a virtual environment that has what a guest has: in that
+of the developers httpcore finds trio, and loads it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ server.serve_forever()
 
 def run() -> list[Figure]:
     """Measure; each pair by turns."""
-    client = str(Path(sys.executable).with_name("guest-client"))
     with tempfile.TemporaryDirectory() as folder:
+        python = _guests_python(Path(folder, "guest"))
+        client = str(python.with_name("guest-client"))
         identity = Path(folder, "identity.json")
         identity.write_text(json.dumps(document()))
         server = subprocess.Popen(
@@ -54,7 +56,7 @@ def run() -> list[Figure]:
             clean = {k: v for k, v in os.environ.items() if not k.startswith("GUEST_CLIENT_")}
             environment = clean | {"GUEST_CLIENT_ENABLER": url}
             scan, httpx = _pair(
-                [client, "scan", "--", "true"], [sys.executable, "-c", "import httpx"], environment
+                [client, "scan", "--", "true"], [str(python), "-c", "import httpx"], environment
             )
             figures = [
                 Figure(
@@ -85,6 +87,18 @@ def run() -> list[Figure]:
         finally:
             server.kill()
             server.wait()
+
+
+def _guests_python(folder: Path) -> Path:
+    """A virtual environment with the client and what it needs, as locked; its Python."""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    locked = ["--require-hashes", "-r", str(root / "requirements" / "guest.txt")]
+    subprocess.run([*install, *locked], check=True)
+    subprocess.run([*install, "--no-deps", str(root)], check=True)
+    return python
 
 
 def _pair(

@@ -39,6 +39,7 @@ from enabler.fleet.event import VMS, Event, Mark, make
 from tests.bench.figures import Figure, at_least, say
 from tests.bench.fleet.model import Fleet, Parameters
 from tests.fleet.cluster import OPERATOR, Cluster
+from tests.lab.processes import wait_until
 
 FLEET = Parameters()
 CONNECTIONS = 16
@@ -294,6 +295,8 @@ async def _bare(cluster: Cluster, clients: _Clients, fleet: _Fleet) -> float:
     took = await clients.all((lambda stream, vm=vm: publish(stream, vm)) for vm in range(BARE))
     await jetstream.delete_stream("BARE")
     await operator.close()
+    # They would be counted.
+    await asyncio.to_thread(wait_until, lambda: not cluster.has_files_of("BARE"), 60, 0.1)
     return BARE / took
 
 

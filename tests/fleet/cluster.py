@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -232,9 +233,21 @@ class Cluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def disk_bytes(self) -> int:
-        """What the stores of all nodes take on disk."""
-        files = (file.lstat() for node in self.nodes for file in node.store.rglob("*"))
-        return sum(found.st_blocks * 512 for found in files)
+        """What the stores of all nodes take on disk; some of it may go while this is counted."""
+        found = 0
+        for node in self.nodes:
+            for file in node.store.rglob("*"):
+                with suppress(FileNotFoundError):
+                    found += file.lstat().st_blocks * 512
+        return found
+
+    def has_files_of(self, stream: str) -> bool:
+        """Whether a node still keeps files of a stream: one that is deleted goes a little later."""
+        return any(
+            folder.exists()
+            for node in self.nodes
+            for folder in node.store.glob(f"jetstream/*/streams/{stream}")
+        )
 
     def _write(self) -> None:
         tls = self.directory / "tls"

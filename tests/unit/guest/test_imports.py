@@ -64,6 +64,18 @@ def test_the_distribution_requires_httpx_alone() -> None:
     assert [requirement.partition(">")[0] for requirement in project["dependencies"]] == ["httpx"]
 
 
+def test_a_command_loads_nothing_asynchronous() -> None:
+    code = (
+        "import sys; sys.argv = ['guest-client', 'identity', '--deadline', '.1']\n"
+        "sys.argv += ['--enabler', 'http://127.0.0.1:1']\n"
+        "from guest_client.program import main; main()\n"
+        "print(*(name for name, module in sys.modules.items() if module))"
+    )
+    loaded = _loaded(code)
+    assert "httpcore" in loaded
+    assert loaded.isdisjoint({"anyio", "trio", "asyncio", "httpx"})
+
+
 @pytest.mark.parametrize(
     "code",
     [

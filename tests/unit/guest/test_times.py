@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def test_what_is_written_is_read(moment: datetime) -> None:
     [("2026-11-23T02:37:29.3Z", 300_000), ("2026-11-23T02:37:29.304567Z", 304_567)],
 )
 def test_other_fractions_are_read_too(text: str, microsecond: int) -> None:
-    moment = datetime(2026, 11, 23, 2, 37, 29, microsecond, timezone.utc)
+    moment = datetime(2026, 11, 23, 2, 37, 29, microsecond, UTC)
     assert parse_time(text) == moment
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -11,12 +9,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.api.network import Network, network, serving, vm_mac, write_node
+from tests.api.network import HOST, PORT, Network, network, run_in, serving, vm_mac, write_node
 from tests.bench.figures import Figure, at_least, at_most, say
 from tests.bench.load import UNLIMITED, quiet, wrk
 
 MANY, FEW, READY = 10_000, 10, 1_000
-ROUNDS, STARTS = 3, 5
+ROUNDS, STARTS = 3, 9
 
 _LIST = """
 import sys, time, libvirt
@@ -26,6 +24,24 @@ for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
     domain.UUIDString(), domain.state(), domain.XMLDesc()
 print(time.monotonic() - began)
 """
+
+
+_WAIT = """
+import socket, sys, time
+host, port = sys.argv[1], int(sys.argv[2])
+print("waiting", flush=True)
+while True:
+    try:
+        with socket.create_connection((host, port), 5) as asked:
+            asked.sendall(b"GET /readyz HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n" % host.encode())
+            if asked.recv(4096).startswith(b"HTTP/1.1 200"):
+                break
+    except OSError:
+        pass
+    time.sleep(0.002)
+print(time.monotonic())
+"""
+"""Says when an enabler is ready: to run curl again and again would be slower than what is timed."""
 
 
 def run() -> list[Figure]:
@@ -88,7 +104,10 @@ def _list(uri: str) -> float:
 
 
 def _start(net: Network, folder: Path, uri: str) -> float:
-    began = time.monotonic()
-    with contextlib.suppress(json.JSONDecodeError), serving(net, folder / "log", uri=uri):
-        return time.monotonic() - began
-    raise RuntimeError((folder / "log").read_text())
+    wait = run_in(net.host, sys.executable, "-c", _WAIT, HOST, str(PORT))
+    with subprocess.Popen(wait, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        waiting.stdout.readline()
+        began = time.monotonic()
+        with serving(net, folder / "log", uri=uri):
+            return float(waiting.stdout.readline()) - began

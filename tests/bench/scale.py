@@ -38,7 +38,7 @@ while True:
                 break
     except OSError:
         pass
-    time.sleep(0.002)
+    time.sleep(0.01)
 print(time.monotonic())
 """
 """Says when an enabler is ready: to run curl again and again would be slower than what is timed."""

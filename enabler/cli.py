@@ -16,6 +16,7 @@ from enabler import fleet_arguments
 from enabler.errors import EnablerError
 
 if TYPE_CHECKING:
+    from enabler.attach import Outcome, Wish
     from enabler.config import Settings
     from enabler.keys import Keys
 
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     events.set_defaults(run=_events)
 
     _add_ui(commands)
+    _add_network(commands, common, printing)
     _add_enrolment(commands, common)
     _add_keys(commands, common)
     _add_fleet(commands, configured, printing)
@@ -182,6 +184,68 @@ def _add_ui(commands: Any) -> None:
         help="listen on an address that is not loopback, too: whoever reaches it may read",
     )
     ui.set_defaults(run=_ui)
+
+
+def _add_network(
+    commands: Any, common: argparse.ArgumentParser, printing: argparse.ArgumentParser
+) -> None:
+    trying = _Parser(add_help=False)
+    trying.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+    network = commands.add_parser(
+        "network",
+        parents=[common, printing, trying],
+        help="make the host-only network by which guests ask, in libvirt",
+        description="Define the network enabler0 and the guests' nwfilter in libvirt, start the "
+        "network, and have it started with libvirt. What is there already stays.",
+    )
+    network.add_argument(
+        "--remove", action="store_true", help="take both out again, if no VM is on the network"
+    )
+    network.add_argument(
+        "--no-mac-table",
+        action="store_true",
+        help="leave the bridge's table of MACs to the kernel: for kernels whose bridges have no "
+        "VLAN filtering",
+    )
+    network.set_defaults(run=_network)
+
+    devices = _Parser(add_help=False, parents=[common, printing, trying])
+    devices.add_argument("vm", metavar="VM", help="its name or UUID")
+    kind = devices.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--interface",
+        action="store_true",
+        help="an interface on the host-only network (this is what is meant without it)",
+    )
+    kind.add_argument("--vsock", action="store_true", help="a vsock device, which needs no network")
+    kind.add_argument(
+        "--bridge",
+        metavar="NAME",
+        help="an interface on a bridge that is there without libvirt",
+    )
+    devices.add_argument(
+        "--only",
+        choices=("live", "config"),
+        help="the running VM alone, or its definition alone, for its next start (default: both, as "
+        "far as there are both)",
+    )
+    attach = commands.add_parser(
+        "attach",
+        parents=[devices],
+        help="give a VM the interface or the vsock device by which it asks",
+        description="Give a VM an interface on the host-only network, now if it runs, and in its "
+        "definition. Its MAC is made from the VM's UUID, the same on every host.",
+    )
+    attach.set_defaults(run=_attach)
+    detach = commands.add_parser(
+        "detach",
+        parents=[devices],
+        help="take that device from a VM",
+        description="Take the interface on the host-only network, or the vsock device, from a VM.",
+    )
+    detach.set_defaults(run=_detach)
 
 
 def _add_enrolment(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -345,6 +409,58 @@ def _vms(options: argparse.Namespace) -> int:
         print(
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+    return 0
+
+
+def _network(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from enabler import host_network
+
+    if options.remove:
+        steps = host_network.remove(settings.libvirt_uri, dry_run=options.dry_run)
+    else:
+        steps = host_network.make(
+            settings.libvirt_uri, mac_table=not options.no_mac_table, dry_run=options.dry_run
+        )
+    if options.json:
+        _print_json(
+            {
+                "changed": any(step.changed for step in steps),
+                "dry_run": options.dry_run,
+                "steps": [{"what": step.what, "done": step.done} for step in steps],
+            }
+        )
+        return 0
+    for step in steps:
+        would = "would be " if options.dry_run and step.changed else ""
+        print(f"{step.what}: {would}{step.done}")
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from enabler import attach
+
+    return _change_device(options, attach.attach)
+
+
+def _detach(options: argparse.Namespace) -> int:
+    from enabler import attach
+
+    return _change_device(options, attach.detach)
+
+
+def _change_device(options: argparse.Namespace, change: Callable[[str, str, Wish], Outcome]) -> int:
+    settings = _settings(options)
+    from enabler import attach
+
+    where = None if options.only is None else attach.Where(options.only)
+    wish = attach.Wish(options.vsock, options.bridge, where, options.dry_run)
+    outcome = change(settings.libvirt_uri, options.vm, wish)
+    if options.json:
+        _print_json(attach.documented(outcome, dry_run=options.dry_run))
+        return 0
+    for line in attach.in_words(outcome, dry_run=options.dry_run):
+        print(line)
     return 0
 
 

@@ -21,7 +21,7 @@ import libvirt_qemu
 
 from enabler import domains, tokens
 from enabler.errors import EnrolmentError
-from enabler.libvirt_host import check_uri, silence, translate
+from enabler.libvirt_host import connected, find_vm
 
 GUEST_FILE = "/etc/guest-client/token"
 """Where the guest client looks for its token."""
@@ -83,29 +83,13 @@ def revoke(uri: str, vm: str) -> str:
 
 @contextmanager
 def _domain(uri: str, vm: str) -> Iterator[libvirt.virDomain]:
-    check_uri(uri)
-    silence()
-    try:
-        connection = libvirt.open(uri)
-        try:
-            yield _find(connection, vm)
-        finally:
-            connection.close()
-    except libvirt.libvirtError as error:
-        raise translate(error, uri) from error
-
-
-def _find(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain:
-    for look in (connection.lookupByUUIDString, connection.lookupByName):
-        try:
-            return look(vm)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (
-                libvirt.VIR_ERR_NO_DOMAIN,
-                libvirt.VIR_ERR_INVALID_ARG,  # no UUID
-            ):
-                raise
-    raise EnrolmentError(f"there is no VM {vm!r} on this host; 'virsh list --all' names them")
+    with connected(uri) as connection:
+        domain = find_vm(connection, vm)
+        if domain is None:
+            raise EnrolmentError(
+                f"there is no VM {vm!r} on this host; 'virsh list --all' names them"
+            )
+        yield domain
 
 
 def _keep(domain: libvirt.virDomain, record: str | None) -> None:

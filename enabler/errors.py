@@ -86,6 +86,12 @@ class EnrolmentError(EnablerError):
     exit_code = 69  # EX_UNAVAILABLE
 
 
+class AttachError(EnablerError):
+    """A VM can't be given a device, or be rid of it; or the host-only network can't be made."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
 class HypervisorError(EnablerError):
     """Libvirt can't be asked, did not answer in time, or its last word is too old to repeat."""
 

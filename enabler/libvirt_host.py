@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,18 +86,42 @@ def translate(error: libvirt.libvirtError, uri: str) -> HypervisorError:
     )
 
 
-def ask_host(uri: str) -> HostFacts:
-    """Return what libvirt says of the host, without a service. Raises `HypervisorError`."""
+@contextmanager
+def connected(uri: str) -> Iterator[libvirt.virConnect]:
+    """Connect to libvirt for as long as the block lasts, for a command that is no service.
+
+    Raises `HypervisorError`, also for an error of libvirt's inside the block; `ConfigurationError`.
+    """
     check_uri(uri)
     silence()
     try:
         connection = libvirt.open(uri)
         try:
-            return host_facts(connection)
+            yield connection
         finally:
             connection.close()
     except libvirt.libvirtError as error:
         raise translate(error, uri) from error
+
+
+def find_vm(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain | None:
+    """Return the VM with this UUID or name; None if there is none."""
+    for look in (connection.lookupByUUIDString, connection.lookupByName):
+        try:
+            return look(vm)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (
+                libvirt.VIR_ERR_NO_DOMAIN,
+                libvirt.VIR_ERR_INVALID_ARG,  # no UUID
+            ):
+                raise
+    return None
+
+
+def ask_host(uri: str) -> HostFacts:
+    """Return what libvirt says of the host, without a service. Raises `HypervisorError`."""
+    with connected(uri) as connection:
+        return host_facts(connection)
 
 
 def host_facts(connection: libvirt.virConnect) -> HostFacts:

@@ -11,6 +11,7 @@ from typing import Any
 
 from enabler import domains, safexml
 from enabler.checks import Check
+from enabler.devices import FILTER, NETWORK
 from enabler.errors import ConfigurationError, EnablerError, HypervisorDenied, HypervisorError
 from enabler.runs import WITH_PROCESS, Runs
 
@@ -21,7 +22,7 @@ MINIMUM = 1_003_003
 TESTED = 9_000_000
 """The oldest libvirt that the lab's tests are run with."""
 
-_SPOOFING_FILTERS = ("vm-enabler-guest", "clean-traffic", "no-mac-spoofing")
+_SPOOFING_FILTERS = (FILTER, "clean-traffic", "no-mac-spoofing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ def check_bridge_members(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) 
     return Check.warn(
         name,
         f"not on {bridge}, so they can't ask: {_listed(without)}",
-        f"give each one: virsh attach-interface VM bridge {bridge} --model virtio --live --config",
+        f"give each one: enabler attach VM{_on_a_bridge(bridge)}",
     )
 
 
@@ -333,9 +334,12 @@ def check_spoofing(vms: Sequence[Vm], bridge: str, ports: frozenset[str]) -> Che
     return Check.warn(
         name,
         f"not filtered, so one VM could ask as another: {_listed(open_doors)}",
-        f"virsh nwfilter-define deploy/libvirt/{_SPOOFING_FILTERS[0]}.xml, and add "
-        f"<filterref filter='{_SPOOFING_FILTERS[0]}'/> to the interface with 'virsh edit VM'",
+        f"enabler network, then for each one: enabler attach VM{_on_a_bridge(bridge)}",
     )
+
+
+def _on_a_bridge(bridge: str) -> str:
+    return "" if bridge == NETWORK else f" --bridge {bridge}"
 
 
 def _on(nic: Nic, bridge: str, ports: frozenset[str]) -> bool:

@@ -127,6 +127,8 @@ def check_bridge(network: Network, name: str, listeners: Sequence[HttpAddress]) 
         f"ip link add {name} address {BRIDGE_MAC} type bridge && ip link set {name} up && "
         f"{addresses}"
     )
+    if name == BRIDGE:
+        make = f"enabler network; or, without libvirt: {make}"
     link = network.link(name)
     if link is None:
         return Check.fail(title, "there is none", f"make it: {make}; {_DEPLOYED}")

@@ -67,6 +67,8 @@ def test_the_hosts_package(built: Path, debian: Chroot) -> None:
     checked = debian.run("enabler", "doctor", "--json", *uri, check=False).stdout
     status = {check["name"]: check["status"] for check in json.loads(checked)["checks"]}
     assert [status[name] for name in ("Python", "libvirt", "capacity")] == ["ok"] * 3
+    tried = debian.run("enabler", "network", "--dry-run", *uri).stdout
+    assert "network enabler0: would be defined\n" in tried
     # An upgrade keeps the settings, and so does a removal.
     settings = debian.root / "etc" / "enabler" / "enabler.toml"
     settings.write_text('log_level = "debug"\n')

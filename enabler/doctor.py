@@ -6,6 +6,8 @@ the host is changed; listening addresses are tried for an instant.
 
 from __future__ import annotations
 
+import os
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -129,6 +131,8 @@ def _ask_libvirt(
         checks.append(hypervisor_checks.check_failed(error, machine_checks.libvirt_unit(root)))
         return None
     checks += hypervisor_checks.check_driver(uri, found)
+    sbin = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    checks += hypervisor_checks.check_dnsmasq(found, shutil.which("dnsmasq", path=sbin))
     return found
 
 

@@ -26,6 +26,12 @@ _HTTP = re.compile(
 _VSOCK = re.compile(r"vsock:(?P<port>[0-9]{1,10})")
 _BACKLOG = 2048
 
+_IPV6_FREEBIND = 78
+"""``linux/in6.h``; Python has no name for it."""
+
+_DAD_FAILED, _TENTATIVE = 0x08, 0x40
+"""``linux/if_addr.h``."""
+
 _KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 15),
     (socket.TCP_KEEPINTVL, 5),
@@ -187,6 +193,8 @@ def _bind_tcp(address: HttpAddress) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             scope = socket.if_nametoindex(address.zone) if address.zone else 0
             target = (address.host, address.port, 0, scope)
+            if _is_tentative(address):
+                listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         listener.bind(target)
         listener.listen(_BACKLOG)
     except OSError as error:
@@ -194,6 +202,26 @@ def _bind_tcp(address: HttpAddress) -> socket.socket:
         raise ListenError(f"can't listen on {address}: {_why_tcp(address, error)}") from error
     listener.setblocking(False)
     return listener
+
+
+def _is_tentative(address: HttpAddress) -> bool:
+    """Whether the kernel still looks for duplicates of an address (RFC 4862, section 5.4): it can't
+    be bound to then, and on a bridge without a VM that lasts until the first one comes.
+    """
+    wanted = IPv6Address(address.host).packed.hex()
+    try:
+        lines = Path("/proc/self/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return False
+    # Address, index, prefix length, scope, flags, interface: net/ipv6/addrconf.c.
+    found = (line.split() for line in lines)
+    return any(
+        fields[0] == wanted
+        and address.zone in (None, fields[5])
+        and int(fields[4], 16) & _TENTATIVE
+        and not int(fields[4], 16) & _DAD_FAILED
+        for fields in found
+    )
 
 
 def _why_tcp(address: HttpAddress, error: OSError) -> str:
@@ -205,13 +233,15 @@ def _why_tcp(address: HttpAddress, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL or (
         address.zone and error.errno in (errno.ENODEV, errno.ENXIO, None)
     ):
-        where = (
-            f"there is no interface {address.zone}"
-            if address.zone
-            else "no interface of this host has that address"
-        )
+        if address.zone is None:
+            where = "no interface of this host has that address"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            where = f"the interface {address.zone} does not have that address"
+        else:
+            where = f"there is no interface {address.zone}"
         return (
-            f"{where}; set up the host-only bridge (deploy/README.md), or choose another --listen"
+            f"{where}; set up the host-only bridge ('enabler network', or deploy/README.md), or "
+            "choose another --listen"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return "this user may not use that port; take one above 1023, or start as root"

@@ -555,3 +555,14 @@ class TestListeners:
         (tmp_path / "file").touch()
         for path in (tmp_path / "file", tmp_path / "file/under", Path("/tmp") / ("x" * 110)):
             assert listeners.check_unix(UnixAddress(path)).status is Status.FAIL
+
+
+def test_libvirt_s_network_wants_dnsmasq() -> None:
+    there = replace(QEMU, networks=frozenset({"default", "enabler0"}))
+    [check] = hypervisor.check_dnsmasq(there, None)
+    assert check.status is Status.WARN
+    assert "dnsmasq-base" in (check.remedy or "")
+    [check] = hypervisor.check_dnsmasq(there, "/usr/sbin/dnsmasq")
+    assert check.status is Status.OK
+    assert hypervisor.check_dnsmasq(QEMU, None) == []
+    assert hypervisor.check_dnsmasq(replace(there, driver="LXC"), None) == []

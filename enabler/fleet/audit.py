@@ -1,5 +1,5 @@
 """What does not fit in what the hosts told: each word against its signature, its neighbours' words,
-and the history that the VM carries. Pure.
+and the history that the VM carries; the buckets against the stream. Pure.
 
     reason             what was found
     -----------------  ---------------------------------------------------------------------------
@@ -10,7 +10,11 @@ and the history that the VM carries. Pure.
     two-machines       two machines publish as one host
     events-missing     a host's events have a hole in their numbers
     events-lost        a host gave events up, as its spool was full
-    refused            the servers refused a host's events for a while
+    refused            the servers refused a host's events for a while: it had another host's
+                       credentials, or none that they know
+    bucket-malformed   what a bucket has under a key is no event, or one of another VM or host
+    bucket-not-told    the bucket has an event of a VM that is not in the stream
+    bucket-outdated    the bucket has not the word on a VM that counts, by the stream
     overlap            a VM was on two hosts at once, by their own words
     gap                a VM was moved away, and nobody told where to
     unknown-before     a VM arrived by migration, and nobody told that it was anywhere before
@@ -30,8 +34,17 @@ from itertools import pairwise
 from typing import Any
 
 from enabler.documents import timestamp
-from enabler.fleet.event import ARRIVALS, EVENTS_LOST, RECORDED, REFUSED, Event
+from enabler.fleet.event import (
+    ARRIVALS,
+    EVENTS_LOST,
+    HOST_SEEN,
+    HOST_STOPPED,
+    RECORDED,
+    REFUSED,
+    Event,
+)
 from enabler.fleet.keyring import Keyring, NotSigned
+from enabler.fleet.present import supersedes
 from enabler.fleet.timeline import Stay, Timeline
 from enabler.history import digest
 
@@ -88,6 +101,9 @@ class Audit:
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._brought: list[tuple[Event, str]] = []
         self._findings: list[Finding] = []
+        self._counting: dict[str, Event] = {}
+        """Of each VM the event of the stream that counts: what the bucket should have."""
+        self._oldest: datetime | None = None
         self._newest: datetime | None = None
 
     def add_flawed(self, topic: str, why: str, stored_at: datetime) -> None:
@@ -108,6 +124,7 @@ class Audit:
             self._find("two-machines", f"{known} and {event.component_id} are one host", event)
         self._numbers.setdefault((event.host, event.mark.spool), set()).add(event.mark.number)
         self._newest = max(self._newest or event.time, event.time)
+        self._oldest = min(self._oldest or event.time, event.time)
         if event.kind in (EVENTS_LOST, REFUSED):
             told = event.data.get("lost") or event.data.get("refused")
             self._find(event.kind, json.dumps(told), event)
@@ -115,12 +132,36 @@ class Audit:
             self._add_entry(event)
         elif event.kind in ARRIVALS and isinstance(event.data.get("carried"), str):
             self._brought.append((event, event.data["carried"]))
+        of_stay = event.vm is not None and event.kind != RECORDED
+        if of_stay and supersedes(event, self._counting.get(event.vm or "")):
+            self._counting[event.vm or ""] = event
         self._timeline.add(event)
 
-    def add_claim(self, event: Event) -> None:
-        """Take in what the bucket holds of a VM: it must be its host's word too."""
-        if event.id not in self._seen and self._is_hosts_word(event):
+    def add_claim(self, vm: str, event: Event | None) -> None:
+        """Take in what the bucket holds of a VM, once all of the stream was: its host's word too.
+
+        The stream gets each event before the bucket does. What is older than the stream's first
+        event may have been there.
+        """
+        if event is None or event.vm != vm or event.kind == RECORDED:
+            self._flawed_key("VMs", vm, event)
+            return
+        if event.id not in self._seen:
+            if self._oldest is not None and event.time >= self._oldest:
+                self._find("bucket-not-told", "the bucket has it, and the stream has not", event)
+            if not self._is_hosts_word(event):
+                return
             self._timeline.add(event)
+        counting = self._counting.get(vm)
+        if counting is not None and counting.claim > event.claim and self._is_old(counting.time):
+            self._find("bucket-outdated", f"in its place should be {counting.id}", event)
+
+    def add_sign(self, host: str, event: Event | None) -> None:
+        """Take in what the bucket holds of a host: its last sign of life, by its own word."""
+        if event is None or event.host != host or event.kind not in (HOST_SEEN, HOST_STOPPED):
+            self._flawed_key("hosts", host, event)
+        else:
+            self._is_hosts_word(event)
 
     def findings(self) -> list[Finding]:
         """Return all that does not fit: first of single events, then of hosts, then of VMs."""
@@ -159,6 +200,11 @@ class Audit:
         self._findings.append(
             Finding(reason, f"{event.id}: {sentence}", event.host, event.vm, event.time)
         )
+
+    def _flawed_key(self, bucket: str, key: str, event: Event | None) -> None:
+        what = "no event" if event is None else f"{event.id}, which is of another or another kind"
+        sentence = f"the bucket of the {bucket} has under {key} {what}"
+        self._findings.append(Finding("bucket-malformed", sentence))
 
     def _is_hosts_word(self, event: Event) -> bool:
         if event.signature is None:

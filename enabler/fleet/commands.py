@@ -348,9 +348,11 @@ async def _audit(options: argparse.Namespace, bus: Bus) -> int:
             audit.add_flawed(read.topic, read.flaw or "", read.stored_at)
         else:
             audit.add(read.topic, read.event)
-    for kept in [each async for _, each in store.bucket(bus, VMS)] if vm is None else []:
-        if kept.event is not None:
-            audit.add_claim(kept.event)
+    async for key, kept in store.bucket(bus, VMS, vm or ">"):
+        audit.add_claim(key, kept.event)
+    if vm is None:
+        async for key, kept in store.bucket(bus, HOSTS):
+            audit.add_sign(key, kept.event)
     found = audit.findings()
     if options.json:
         findings = [finding.as_dict() for finding in found]

@@ -189,8 +189,8 @@ class _Worker:
         """The same, as it was when the enabler ended, until the inventory is settled."""
         self._boot_id = _boot_id()
         self._revisions: dict[str, int] = {}
-        self._refused_since: datetime | None = None
-        self._refused_count = 0
+        self._refused = False
+        """Since the last event that was taken."""
         self._complained: str | None = None
         self._key_complained = False
         self._stop_asked = threading.Event()
@@ -415,8 +415,7 @@ class _Worker:
                     await self._more(spool, self._bus)
             except FleetRefused as error:
                 self._counters.refused += 1
-                self._refused_count += 1
-                self._refused_since = self._refused_since or datetime.now(UTC)
+                self._tell_refused(spool, str(error))
                 self._complain(str(error))
             except EnablerError as error:
                 self._counters.failed += 1
@@ -451,7 +450,7 @@ class _Worker:
             self._counters.published += 1
             self._counters.duplicates += not new
             self._count(spool)
-            self._tell_refused(spool)
+            self._refused = False
             await self._settle(spool, bus, waiting.number)
         await self._settle(spool, bus, spool.last)
 
@@ -507,14 +506,16 @@ class _Worker:
         self._counters.lost += lost.count
         return self._maker(None, EVENTS_LOST, datetime.now(UTC), data)(mark)
 
-    def _tell_refused(self, spool: Spool) -> None:
-        """Once they take our events again, tell that they did not."""
-        since, count = self._refused_since, self._refused_count
-        if since is None:
+    def _tell_refused(self, spool: Spool, why: str) -> None:
+        """Put it down, once, for when they take our events again: whoever mends it may have to
+        start the enabler anew for that.
+        """
+        if self._refused:
             return
-        self._refused_since, self._refused_count = None, 0
-        told = {"refused": {"attempts": count, "since": timestamp(since)}}
-        spool.append([self._of_host(REFUSED, told)])
+        self._refused = True
+        since = timestamp(datetime.now(UTC))
+        with contextlib.suppress(FleetError):
+            spool.append([self._of_host(REFUSED, {"refused": {"since": since, "why": why[:300]}})])
 
     # Signs of life -------------------------------------------------------------------------------
 

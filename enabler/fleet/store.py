@@ -58,10 +58,13 @@ async def events(bus: Bus, topic: str, *, follow: bool = False) -> AsyncIterator
             yield read.event
 
 
-async def bucket(bus: Bus, name: str) -> AsyncIterator[tuple[str, Kept]]:
-    """Give each key of a bucket, and what is under it. Raises `FleetError`."""
+async def bucket(bus: Bus, name: str, keys: str = ">") -> AsyncIterator[tuple[str, Kept]]:
+    """Give each key of a bucket that fits ``keys`` (NATS's wildcards), and what is under it.
+
+    Raises `FleetError`.
+    """
     prefix = f"$KV.{name}."
-    async for message in _messages(bus, f"KV_{name}", f"{prefix}>"):
+    async for message in _messages(bus, f"KV_{name}", f"{prefix}{keys}"):
         if "KV-Operation" in (message.headers or {}):
             continue  # it was taken out
         try:

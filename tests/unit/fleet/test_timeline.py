@@ -130,3 +130,37 @@ def test_what_does_not_fit_is_found() -> None:
     audit = Audit(None, timedelta(0))
     audit.add(arrived.topic, first)
     assert [finding.reason for finding in audit.findings()][:2] == ["wrong-subject", "unsigned"]
+
+
+def of_bucket(*claims: tuple[str, Event | None]) -> list[str]:
+    """What an audit finds in the bucket, after the journey."""
+    audit = Audit(None, timedelta(seconds=5))
+    for event in (*JOURNEY, of_host(C, "host-started", 100, 100_000)):
+        signed = event.with_signature("e30..x")
+        audit.add(signed.topic, signed)
+    before = len(audit.findings())
+    for vm, claim in claims:
+        audit.add_claim(vm, claim and claim.with_signature("e30..x"))
+    return [finding.reason for finding in audit.findings()[: len(audit.findings()) - before]]
+
+
+def test_the_bucket_is_held_against_the_stream() -> None:
+    counts = max((event for event in JOURNEY if event.vm == VM), key=lambda event: event.claim)
+    assert of_bucket((VM, counts)) == []
+    forged = told(C, "arrival", 9, 9000, "c9", 9000, order=2**60, **here(LARGE, "C"))
+    assert "bucket-not-told" in of_bucket((VM, forged))
+    assert of_bucket((VM, None)) == ["bucket-malformed"]
+    assert of_bucket((OTHER, counts)) == ["bucket-malformed"]
+    ancient = told(A, "arrival", 1, -(10**6), "a0", -(10**6), spool="0", arrived_by="start")
+    assert "bucket-not-told" not in of_bucket((VM, ancient)), "the stream may have been cut"
+    assert "bucket-outdated" in of_bucket((VM, ancient))
+
+
+def test_a_host_s_sign_of_life_is_its_own() -> None:
+    audit = Audit(None, timedelta(seconds=5))
+    sign = of_host(A, "host-seen", 0, 0).with_signature("e30..x")
+    audit.add_sign(A, sign)
+    assert audit.findings() == []
+    for host, told_of in ((B, sign), (A, None), (A, JOURNEY[0])):
+        audit.add_sign(host, told_of)
+    assert [finding.reason for finding in audit.findings()] == ["bucket-malformed"] * 3

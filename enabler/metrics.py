@@ -7,6 +7,7 @@ the first scrape: the library is memory that an enabler nobody scrapes need not 
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,7 @@ from enabler.residency import Place
 
 if TYPE_CHECKING:
     from enabler.api.state import State
+    from enabler.fleet.counters import Counters
 
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
@@ -59,6 +61,8 @@ class _Enabler(Collector):
         yield from self._requests()
         yield from self._libvirt()
         yield from self._vms()
+        if self._state.fleet is not None:
+            yield from _fleet(self._state.fleet)
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: registering must not collect."""
@@ -156,6 +160,53 @@ class _Enabler(Collector):
             ("kind",),
             {(kind.value,): count for kind, count in inventory.feed.counts.items()},
         )
+
+
+def _fleet(told: Counters) -> Iterable[Metric]:
+    yield _gauge(
+        "enabler_fleet_connected", "1 while a server of the fleet is connected.", told.connected
+    )
+    yield _gauge(
+        "enabler_fleet_lag_seconds",
+        "Seconds since the oldest event happened that the fleet has not got; 0 if it has all.",
+        told.lag(time.time()),
+    )
+    yield _gauge("enabler_fleet_spool_events", "Events that wait on the disk.", told.waiting)
+    yield _gauge("enabler_fleet_spool_bytes", "Bytes that they take.", told.waiting_bytes)
+    yield _gauge(
+        "enabler_fleet_spool_limit_bytes",
+        "Bytes that they may take before the oldest are given up.",
+        told.most_bytes,
+    )
+    yield _counter(
+        "enabler_fleet_events",
+        "Events, by what became of them: published (duplicate: the stream had it already), or lost "
+        "as the spool was full; and those that went out unsigned.",
+        ("outcome",),
+        {
+            ("published",): told.published - told.duplicates,
+            ("duplicate",): told.duplicates,
+            ("lost",): told.lost,
+            ("unsigned",): told.unsigned,
+        },
+    )
+    yield _counter(
+        "enabler_fleet_attempts_failed",
+        "Attempts to publish that the servers refused, or that got no answer.",
+        ("reason",),
+        {("refused",): told.refused, ("unavailable",): told.failed},
+    )
+    yield _counter(
+        "enabler_fleet_claims",
+        "Where a VM is, told to the bucket: written, outdated by a later stay, or in conflict with "
+        "another's word and decided anew.",
+        ("outcome",),
+        {
+            ("written",): told.claims,
+            ("outdated",): told.outdated,
+            ("conflict",): told.conflicts,
+        },
+    )
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

@@ -171,6 +171,7 @@ class Service:
                     self._attestor,
                     self._archive,
                     tally=self._tally,
+                    fleet=None if self._publisher is None else self._publisher.counters,
                 )
                 everything.figures.state = everything
                 guests_app = guest.app(everything, self._settings.allowed_hosts)

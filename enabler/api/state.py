@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 
@@ -17,6 +18,9 @@ from enabler.documents import HostDocument
 from enabler.history import Archive
 from enabler.inventory import Inventory
 from enabler.tally import Tally
+
+if TYPE_CHECKING:
+    from enabler.fleet.counters import Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class State:
     streams: Streams = field(default_factory=Streams)
     tally: Tally = field(default_factory=Tally)
     figures: Figures = field(default_factory=Figures)
+    fleet: Counters | None = None
+    """What the publisher counts; None without ``--fleet``."""
 
     def known_caller(self, connection: Connection, bearer: str | None) -> str | None:
         """Return the VM that is asking, if nothing need be found out for it; else None.

@@ -31,6 +31,8 @@ class Counters:
     waiting: int = 0
     """Events in the spool."""
     waiting_bytes: int = 0
+    most_bytes: int = 0
+    """How many the spool holds; then its oldest events make room."""
     oldest: float | None = None
     """When the oldest event in the spool happened: seconds since 1970. None: there is none."""
 

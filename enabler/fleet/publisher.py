@@ -122,7 +122,7 @@ class Publisher:
     """
 
     def __init__(self, settings: FleetSettings, host: Host, keys: Keys) -> None:
-        self.counters = Counters()
+        self.counters = Counters(most_bytes=settings.spool_megabytes << 20)
         self._handover: deque[_News] = deque()
         self._overrun: _Overrun | None = None
         self._worker = _Worker(settings, host, keys, self.counters, self._take)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from enabler.fleet.publisher import Host, Publisher
 from enabler.keys import Keys
 from tests.api.nats_server import NatsServer
 from tests.api.running import DEFAULT_VM, Enabler, eventually
+from tests.api.test_metrics import expressions, promtool, samples, scrape, value
 from tests.unit.fleet.events import VM, A, B, component, document
 
 Json = dict[str, Any]
@@ -333,3 +335,28 @@ def test_what_the_hosts_told_is_billed_and_audited(
     found = fleet(nats, "audit", "--jwks", str(keys), code=1)
     assert {finding["reason"] for finding in found["findings"]} == {"unknown-key"}
     assert found["stays"] == 2, "what nobody stands for counts for nothing"
+
+
+def test_every_metric_of_the_fleet_is_there_with_it(
+    nats: NatsServer, hypervisor: libvirt.virConnect, tmp_path: Path
+) -> None:
+    enabler = serving(tmp_path, nats)
+    with enabler.running():
+        eventually(
+            lambda: value(samples(scrape(enabler)), "enabler_fleet_claims_total", outcome="written")
+        )
+        eventually(lambda: value(samples(scrape(enabler)), "enabler_fleet_spool_events") == 0)
+        text = scrape(enabler)
+        found = samples(text)
+        asked = set(re.findall(r"\benabler_fleet_[a-z_]+", " ".join(expressions())))
+        assert asked <= {name for name, _ in found}
+        assert promtool("check", "metrics", given=text) == ""
+        assert value(found, "enabler_fleet_connected") == 1
+        assert value(found, "enabler_fleet_lag_seconds") == 0
+        assert value(found, "enabler_fleet_events_total", outcome="published") >= 2
+        assert value(found, "enabler_fleet_spool_limit_bytes") == 64 << 20
+        nats.stop()
+        restart(hypervisor)
+        eventually(lambda: value(samples(scrape(enabler)), "enabler_fleet_spool_events") > 0)
+        eventually(lambda: value(samples(scrape(enabler)), "enabler_fleet_lag_seconds") > 0)
+        eventually(lambda: value(samples(scrape(enabler)), "enabler_fleet_connected") == 0)

@@ -180,7 +180,9 @@ def test_every_metric_that_is_asked_for_is_there(enabler: Enabler) -> None:
     enabler.get("/v1/nothing")  # a counter with labels begins with its first count
     there = {name for name, _ in samples(scrape(enabler))}
     asked = set(re.findall(r"\b(?:enabler|process)_[a-z_]+", " ".join(expressions())))
-    assert asked <= there
+    of_the_fleet = {name for name in asked if name.startswith("enabler_fleet_")}
+    assert asked - of_the_fleet <= there
+    assert not of_the_fleet & there, "without --fleet"
 
 
 def test_every_label_value_that_is_asked_for_can_be() -> None:

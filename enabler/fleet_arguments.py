@@ -78,6 +78,21 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     )
     audit.add_argument("--vm", metavar="VM", help="only what was told of this VM")
 
+    forget = command(
+        "forget",
+        "take VMs that are gone, or hosts that were scrapped, out of the present",
+        "Their history stays. For who may set up the servers. What is here after all is told anew.",
+    )
+    forget.add_argument("names", nargs="*", metavar="VM", help="its UUID or name")
+    forget.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host that is not up, and the VMs that were last on it: its UUID or name",
+    )
+    forget.add_argument("--dry-run", action="store_true", help="say what would be done; do nothing")
+
     setup = command(
         "setup",
         "make the stream and the buckets on the servers, or change them to what is asked for",

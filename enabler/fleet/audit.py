@@ -31,6 +31,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from sys import intern
 from typing import Any
 
 from enabler.documents import timestamp
@@ -42,9 +43,10 @@ from enabler.fleet.event import (
     RECORDED,
     REFUSED,
     Event,
+    Mark,
 )
 from enabler.fleet.keyring import Keyring, NotSigned
-from enabler.fleet.present import supersedes
+from enabler.fleet.numbers import Numbers
 from enabler.fleet.timeline import Stay, Timeline
 from enabler.history import digest
 
@@ -76,9 +78,23 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    digest: str
-    claims: dict[str, Any]
-    event: Event
+    """What is kept of an entry of a VM's history."""
+
+    seq: int
+    is_arrival: bool
+    residency: str | None
+    previous: str | None
+    host: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """What is kept of the event that counts."""
+
+    claim: tuple[int, str, Mark]
+    id: str
+    at: datetime
 
 
 class Audit:
@@ -95,13 +111,14 @@ class Audit:
         self._keyring = keyring
         self._tolerance = tolerance
         self._timeline = Timeline()
-        self._seen: set[str] = set()
-        self._numbers: dict[tuple[str, str], set[int]] = {}
+        self._seen: dict[tuple[str, str], Numbers] = {}
+        """The numbers of each host's events, by its spool: an event's ID is these three."""
+        self._believed: dict[tuple[str, str], Numbers] = {}
         self._machines: dict[str, str] = {}
         self._entries: dict[str, dict[str, _Entry]] = {}
-        self._brought: list[tuple[Event, str]] = []
+        self._brought: list[tuple[str, str | None, datetime, str]] = []
         self._findings: list[Finding] = []
-        self._counting: dict[str, Event] = {}
+        self._counting: dict[str, _Counting] = {}
         """Of each VM the event of the stream that counts: what the bucket should have."""
         self._oldest: datetime | None = None
         self._newest: datetime | None = None
@@ -114,15 +131,15 @@ class Audit:
         """Take an event in, and where it was published."""
         if topic != event.topic:
             self._find("wrong-subject", f"it was published on {topic}", event)
-        if event.id in self._seen:
+        numbers = (intern(event.host), event.mark.spool)
+        if not self._seen.setdefault(numbers, Numbers()).add(event.mark.number):
             return
-        self._seen.add(event.id)
         if not self._is_hosts_word(event):
             return  # what nobody stands for proves nothing of anybody
+        self._believed.setdefault(numbers, Numbers()).add(event.mark.number)
         known = self._machines.setdefault(event.host, event.component_id)
         if known != event.component_id:
             self._find("two-machines", f"{known} and {event.component_id} are one host", event)
-        self._numbers.setdefault((event.host, event.mark.spool), set()).add(event.mark.number)
         self._newest = max(self._newest or event.time, event.time)
         self._oldest = min(self._oldest or event.time, event.time)
         if event.kind in (EVENTS_LOST, REFUSED):
@@ -131,10 +148,12 @@ class Audit:
         if event.kind == RECORDED:
             self._add_entry(event)
         elif event.kind in ARRIVALS and isinstance(event.data.get("carried"), str):
-            self._brought.append((event, event.data["carried"]))
-        of_stay = event.vm is not None and event.kind != RECORDED
-        if of_stay and supersedes(event, self._counting.get(event.vm or "")):
-            self._counting[event.vm or ""] = event
+            carried = event.data["carried"]
+            self._brought.append((intern(event.host), event.vm, event.time, carried))
+        if event.vm is not None and event.kind != RECORDED:
+            claim, counting = event.claim, self._counting.get(event.vm)
+            if counting is None or claim > counting.claim:
+                self._counting[event.vm] = _Counting(claim, event.id, event.time)
         self._timeline.add(event)
 
     def add_claim(self, vm: str, event: Event | None) -> None:
@@ -146,14 +165,14 @@ class Audit:
         if event is None or event.vm != vm or event.kind == RECORDED:
             self._flawed_key("VMs", vm, event)
             return
-        if event.id not in self._seen:
+        if not self._has_seen(event):
             if self._oldest is not None and event.time >= self._oldest:
                 self._find("bucket-not-told", "the bucket has it, and the stream has not", event)
             if not self._is_hosts_word(event):
                 return
             self._timeline.add(event)
         counting = self._counting.get(vm)
-        if counting is not None and counting.claim > event.claim and self._is_old(counting.time):
+        if counting is not None and counting.claim > event.claim and self._is_old(counting.at):
             self._find("bucket-outdated", f"in its place should be {counting.id}", event)
 
     def add_sign(self, host: str, event: Event | None) -> None:
@@ -166,21 +185,20 @@ class Audit:
     def findings(self) -> list[Finding]:
         """Return all that does not fit: first of single events, then of hosts, then of VMs."""
         found = list(self._findings)
-        for (host, spool), numbers in sorted(self._numbers.items()):
+        for (host, spool), numbers in sorted(self._believed.items()):
             # The stream may have been cut at its beginning: what is too old is no hole.
-            missing = max(numbers) - min(numbers) + 1 - len(numbers)
-            if missing and self._whole:
-                sentence = f"{missing} of its events (spool {spool}) are not there"
+            if numbers.missing and self._whole:
+                sentence = f"{numbers.missing} of its events (spool {spool}) are not there"
                 found.append(Finding("events-missing", sentence, host))
         for vm in self._timeline.vms():
             stays = self._timeline.stays(vm)
             found += self._of_neighbours(stays)
             found += self._of_history(vm, stays)
         known = {entry for entries in self._entries.values() for entry in entries}
-        for event, carried in self._brought:
+        for host, of_vm, at, carried in self._brought:
             if carried not in known:
                 sentence = f"it brought a history whose last entry ({carried[:12]}…) no host told"
-                found.append(Finding("not-told", sentence, event.host, event.vm, event.time))
+                found.append(Finding("not-told", sentence, host, of_vm, at))
         return found
 
     @property
@@ -188,7 +206,7 @@ class Audit:
         """Return how much was held against one another."""
         vms = list(self._timeline.vms())
         return {
-            "events": len(self._seen),
+            "events": sum(len(numbers) for numbers in self._seen.values()),
             "vms": len(vms),
             "stays": sum(len(self._timeline.stays(vm)) for vm in vms),
             "history_entries": sum(len(entries) for entries in self._entries.values()),
@@ -200,6 +218,10 @@ class Audit:
         self._findings.append(
             Finding(reason, f"{event.id}: {sentence}", event.host, event.vm, event.time)
         )
+
+    def _has_seen(self, event: Event) -> bool:
+        numbers = self._seen.get((event.host, event.mark.spool))
+        return numbers is not None and event.mark.number in numbers
 
     def _flawed_key(self, bucket: str, key: str, event: Event | None) -> None:
         what = "no event" if event is None else f"{event.id}, which is of another or another kind"
@@ -226,11 +248,25 @@ class Audit:
         except NotSigned as why:
             self._find(why.reason, f"its history's entry: {why}", event)
             return
-        if claims.get("vm") != event.vm or claims.get("iss") != event.component_id:
+        seq = claims.get("seq", 0)
+        if (
+            claims.get("vm") != event.vm
+            or claims.get("iss") != event.component_id
+            or type(seq) is not int
+        ):
             self._find("malformed", "its history's entry is of another VM or host", event)
             return
-        name = digest(str(token))
-        self._entries.setdefault(event.vm or "", {})[name] = _Entry(name, claims, event)
+        stay = claims.get("residency")
+        residency = stay.get("id") if isinstance(stay, dict) else None
+        previous = claims.get("previous")
+        self._entries.setdefault(event.vm or "", {})[digest(str(token))] = _Entry(
+            seq,
+            claims.get("event") == "arrival",
+            None if residency is None else str(residency),
+            None if previous is None else str(previous),
+            intern(event.host),
+            event.time,
+        )
 
     def _of_neighbours(self, stays: list[Stay]) -> Iterable[Finding]:
         for before, after in pairwise(stays):
@@ -262,19 +298,17 @@ class Audit:
         entries = self._entries.get(vm, {})
         told = {stay.residency for stay in stays}
         written = set()
-        oldest = min((int(each.claims.get("seq", 0)) for each in entries.values()), default=0)
+        oldest = min((each.seq for each in entries.values()), default=0)
         for entry in entries.values():
-            stay = entry.claims.get("residency")
-            residency = stay.get("id") if isinstance(stay, dict) else None
-            if entry.claims.get("event") == "arrival":
-                written.add(residency)
-            if residency not in told:
-                sentence = f"the history has a stay {residency} that no host told"
-                yield Finding("not-told", sentence, entry.event.host, vm, entry.event.time)
-            previous, seq = entry.claims.get("previous"), int(entry.claims.get("seq", 0))
-            if previous is not None and previous not in entries and seq > oldest:
-                sentence = f"entry {seq} follows one ({str(previous)[:12]}…) that no host told"
-                yield Finding("broken-link", sentence, entry.event.host, vm, entry.event.time)
+            if entry.is_arrival:
+                written.add(entry.residency)
+            if entry.residency not in told:
+                sentence = f"the history has a stay {entry.residency} that no host told"
+                yield Finding("not-told", sentence, entry.host, vm, entry.at)
+            previous = entry.previous
+            if previous is not None and previous not in entries and entry.seq > oldest:
+                sentence = f"entry {entry.seq} follows one ({previous[:12]}…) that no host told"
+                yield Finding("broken-link", sentence, entry.host, vm, entry.at)
         for stay in stays:
             if stay.residency not in written and self._is_old(stay.since):
                 sentence = f"the stay on {stay.host} ({stay.residency}) is not in its history"

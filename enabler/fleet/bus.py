@@ -117,6 +117,16 @@ class Bus:
             raise _refusal_of(error) from error
         return int(answer.seq)
 
+    async def forget(self, bucket: str, key: str) -> None:
+        """Take a key out of a bucket. Raises `FleetError`, `FleetRefused`."""
+        from nats.js.errors import APIError
+
+        subject = f"$KV.{bucket}.{key}"
+        try:
+            await self.ask(self.jetstream.purge_stream(f"KV_{bucket}", subject=subject))
+        except APIError as error:
+            raise _refusal_of(error) from error
+
     async def ask(self, question: Awaitable[_T]) -> _T:
         """Wait for an answer, for the connection's end, or for a refusal; whichever comes first.
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from enabler.config import FleetSettings
 from enabler.documents import timestamp
-from enabler.errors import FleetUnknown
+from enabler.errors import FleetError, FleetUnknown
 from enabler.fleet import setup as setting_up
 from enabler.fleet import store, usage
 from enabler.fleet.audit import Audit
@@ -370,6 +370,49 @@ async def _audit(options: argparse.Namespace, bus: Bus) -> int:
     return _DOES_NOT_FIT if found else 0
 
 
+# Forgetting --------------------------------------------------------------------------------------
+
+
+async def _forget(options: argparse.Namespace, bus: Bus) -> int:
+    if not options.names and not options.host:
+        raise FleetError("there is nothing to forget; name a VM, or a host with --host")
+    vms, hosts = [], []
+    for name in options.host:
+        host = await _host(bus, await _host_named(bus, name))
+        if host.state is HostState.UP:
+            raise FleetError(
+                f"host {host.name} is up, and would be there again at once; stop its enabler first"
+            )
+        hosts.append(host.uuid)
+        vms += [
+            vm
+            async for vm, kept in store.bucket(bus, VMS)
+            if kept.event is not None and kept.event.host == host.uuid
+        ]
+    for name in options.names:
+        vm = await _vm_named(bus, name)
+        kept = await bus.kept(VMS, vm)
+        if kept is None:
+            raise _unknown("VM", name, [], "vms --gone")
+        if kept.event is not None and kept.event.here:
+            host = await _host(bus, kept.event.host)
+            raise FleetError(
+                f"VM {name} is on host {host.name} ({host.state.value}) as far as is known; if "
+                f"that host is no more: enabler fleet forget --host {host.name}"
+            )
+        vms.append(vm)
+    if not options.dry_run:
+        for bucket, keys in ((VMS, vms), (HOSTS, hosts)):
+            for key in keys:
+                await bus.forget(bucket, key)
+    if options.json:
+        _print_json({"dry_run": options.dry_run, "vms": vms, "hosts": hosts})
+        return 0
+    would = "would be forgotten" if options.dry_run else "forgotten"
+    print(f"{len(vms)} VMs and {len(hosts)} hosts {would}; their history stays")
+    return 0
+
+
 # Setting up --------------------------------------------------------------------------------------
 
 
@@ -429,5 +472,6 @@ _COMMANDS: dict[str, _Command] = {
     "watch": _watch,
     "capacity": _capacity,
     "audit": _audit,
+    "forget": _forget,
     "setup": _setup,
 }

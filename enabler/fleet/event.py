@@ -38,6 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from sys import intern
 from typing import Any
 from uuid import UUID
 
@@ -205,7 +206,7 @@ def parse(raw: bytes) -> Event:
             kind=kind,
             vm=None if vm is None else str(UUID(vm)),
             time=moment(content["time"]),
-            mark=Mark(spool, int(number)),
+            mark=Mark(intern(spool), int(number)),
             data=_checked(content["data"], vm is not None and kind != RECORDED),
             signature=content.get("signature"),
         )

@@ -19,6 +19,7 @@ _SETTINGS = (
     "duplicate_window",
     "max_msgs_per_subject",
     "discard",
+    "allow_rollup_hdrs",
 )
 
 

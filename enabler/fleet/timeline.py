@@ -14,10 +14,12 @@ A stay's end is told by
 
 from __future__ import annotations
 
+import json
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from sys import intern
 from typing import Any
 
 from enabler.documents import timestamp
@@ -70,28 +72,69 @@ class Stay:
 
 
 class _Told:
-    """What was told of one stay, so far."""
+    """What was told of one stay, so far: no event is kept, for of some there are millions."""
 
-    __slots__ = ("described", "first", "last", "moved")
+    __slots__ = (
+        "arrived_by",
+        "capacity",
+        "component_id",
+        "described",
+        "first",
+        "host",
+        "last",
+        "last_time",
+        "left",
+        "machine",
+        "moved",
+        "moved_away",
+        "moved_time",
+        "name",
+        "noticed",
+        "order",
+        "residency",
+        "since",
+        "vm",
+    )
 
     def __init__(self, event: Event) -> None:
-        self.first = self.last = event
-        self.described: Event | None = None
-        self.moved: Event | None = None
+        assert event.vm is not None
+        self.vm, self.host = event.vm, intern(event.host)
+        self.residency = event.residency or ""
+        self._begin(event)
+        self._end(event)
+        self.described: Mark | None = None
+        self.machine: Mapping[str, Any] | None = None
+        self.capacity: Mapping[str, Any] | None = None
+        self.moved: Mark | None = None
+        self.moved_away = False
+        self.moved_time: datetime | None = None
 
-    def add(self, event: Event) -> None:
-        if event.mark < self.first.mark:
-            self.first = event
-        if event.mark > self.last.mark:
-            self.last = event
-        if event.data.get("machine") is not None and (
-            self.described is None or event.mark < self.described.mark
-        ):
-            self.described = event
-        if event.kind in (_SWITCHED_OVER, _ABORTED) and (
-            self.moved is None or event.mark > self.moved.mark
-        ):
-            self.moved = event
+    def add(self, event: Event, share: Callable[[Any], Any]) -> None:
+        mark = event.mark
+        if mark < self.first:
+            self._begin(event)
+        if mark > self.last:
+            self._end(event)
+        machine = event.data.get("machine")
+        if machine is not None and (self.described is None or mark < self.described):
+            self.described = mark
+            self.machine, self.capacity = share(machine), share(event.data.get("capacity"))
+        if event.kind in (_SWITCHED_OVER, _ABORTED) and (self.moved is None or mark > self.moved):
+            self.moved, self.moved_time = mark, event.time
+            self.moved_away = event.kind == _SWITCHED_OVER
+
+    def _begin(self, event: Event) -> None:
+        self.first = event.mark
+        self.component_id = intern(event.component_id)
+        self.order = int(event.data["order"])
+        self.since = event.since
+        self.arrived_by = intern(str(event.data["residency"]["arrived_by"]))
+
+    def _end(self, event: Event) -> None:
+        self.last, self.last_time = event.mark, event.time
+        self.left = event.kind == DEPARTURE
+        self.noticed = bool(event.data.get("noticed"))
+        self.name = intern(event.name or "")
 
 
 class Timeline:
@@ -100,6 +143,7 @@ class Timeline:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._told: dict[str, dict[tuple[str, str], _Told]] = {}
         self._capacities: dict[str, list[tuple[datetime, Mark, Mapping[str, Any]]]] = {}
+        self._shared: dict[str, Any] = {}
         for event in events:
             self.add(event)
 
@@ -108,7 +152,7 @@ class Timeline:
         if event.vm is None:
             capacity = event.data.get("capacity")
             if capacity is not None:
-                told = (event.time, event.mark, capacity)
+                told = (event.time, event.mark, self._share(capacity))
                 known = self._capacities.setdefault(event.host, [])
                 if all(each[:2] != told[:2] for each in known):
                     insort(known, told, key=lambda each: each[:2])
@@ -120,7 +164,11 @@ class Timeline:
         found = stays.get(key)
         if found is None:
             found = stays[key] = _Told(event)
-        found.add(event)
+        found.add(event, self._share)
+
+    def _share(self, value: Any) -> Any:
+        """Return the one copy of what is told time and again: a host's machine and capacity."""
+        return self._shared.setdefault(json.dumps(value, sort_keys=True), value)
 
     def vms(self) -> Iterator[str]:
         """Return the VMs of which anything was told, in the order of their UUIDs."""
@@ -158,29 +206,23 @@ class Timeline:
 
 
 def _stay(told: _Told) -> Stay:
-    first, last, described = told.first, told.last, told.described
-    left = last.kind == DEPARTURE
-    noticed = bool(last.data.get("noticed"))
-    seen_until = None if noticed else last.time
-    moved_away = told.moved is not None and told.moved.kind == _SWITCHED_OVER
-    if moved_away and told.moved is not None:
-        seen_until = told.moved.time
-    assert first.vm is not None
     return Stay(
-        vm=first.vm,
-        name=last.name or "",
-        host=first.host,
-        component_id=first.component_id,
-        residency=first.residency or "",
-        order=int(first.data["order"]),
-        since=first.since,
-        arrived_by=str(first.data["residency"]["arrived_by"]),
-        until=last.time if left else None,
-        until_told_by=None if not left else ("latest" if noticed else "departure"),
-        machine=None if described is None else described.data["machine"],
-        capacity=None if described is None else described.data.get("capacity"),
-        seen_until=seen_until,
-        moved_away=moved_away,
+        vm=told.vm,
+        name=told.name,
+        host=told.host,
+        component_id=told.component_id,
+        residency=told.residency,
+        order=told.order,
+        since=told.since,
+        arrived_by=told.arrived_by,
+        until=told.last_time if told.left else None,
+        until_told_by=None if not told.left else ("latest" if told.noticed else "departure"),
+        machine=told.machine,
+        capacity=told.capacity,
+        seen_until=told.moved_time
+        if told.moved_away
+        else (None if told.noticed else told.last_time),
+        moved_away=told.moved_away,
     )
 
 

@@ -253,6 +253,17 @@ def test_who_watches_is_told_at_once(nats: NatsServer, tmp_path: Path) -> None:
     assert lines[0]["host"] == A
 
 
+def allow_rollups(server: NatsServer) -> None:
+    """As whoever makes a bucket with NATS' own command line has it."""
+
+    async def change() -> None:
+        async with buses.connected(FleetSettings(servers=(server.url,)), "test") as bus:
+            found = await bus.jetstream.stream_info(f"KV_{VMS}")
+            await bus.jetstream.update_stream(found.config.evolve(allow_rollup_hdrs=True))
+
+    asyncio.run(change())
+
+
 def test_what_is_missing_or_wrong_is_told_with_a_remedy(tmp_path: Path) -> None:
     folder = tmp_path / "nats"
     folder.mkdir()
@@ -267,6 +278,13 @@ def test_what_is_missing_or_wrong_is_told_with_a_remedy(tmp_path: Path) -> None:
         fleet(server, "setup")
         steps = fleet(server, "setup", "--days", "30")["steps"]
         assert [step["action"] for step in steps] == ["update", "keep", "keep"]
+        allow_rollups(server)
+        [step] = [
+            each for each in fleet(server, "setup", "--days", "30")["steps"] if each["changes"]
+        ]
+        assert step["changes"] == ["allow_rollup_hdrs: True -> False"]
+        steps = fleet(server, "setup", "--days", "30")["steps"]
+        assert [step["action"] for step in steps] == ["keep"] * 3
         assert "no host has told of a VM 'db99'" in fleet(server, "where", "db99", code=1)
 
 
@@ -292,7 +310,7 @@ def test_the_servers_refuse_what_is_another_hosts(tmp_path: Path) -> None:
             eventually(lambda: right.counters.published >= 2)
             eventually(lambda: wrong.counters.refused >= 1)
             assert wrong.counters.published == 0
-            assert wrong.counters.waiting == 2, "nothing is given up"
+            assert wrong.counters.waiting >= 2, "nothing is given up"
         server.url = admin
         assert {event.host for event in read(server)} == {B}
         with publishing(tmp_path, server, A) as mended:

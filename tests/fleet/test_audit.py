@@ -23,7 +23,7 @@ from enabler.fleet.event import TYPE, VMS, Event, Mark, make
 from enabler.fleet.publisher import Host, Publisher
 from enabler.keys import Keys
 from tests.api.running import eventually
-from tests.fleet.cluster import READER, Cluster
+from tests.fleet.cluster import OPERATOR, READER, Cluster
 from tests.unit.fleet.events import VM, A, B, component, document
 
 OTHER = "22222222-0000-4000-8000-000000000002"
@@ -74,6 +74,18 @@ def now(kind: str, stay: str, vm: str = VM) -> tuple[EventDocument, Carried]:
     return told.model_copy(update={"at": at, "residency": stay_now}), carried
 
 
+def fleet(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], user: str, *arguments: str
+) -> tuple[int, Any]:
+    """The exit code of a command of `enabler fleet`, and what it printed: JSON, or an error."""
+    servers = [word for url in cluster.urls for word in ("--fleet", url)]
+    how = ["--fleet-credentials", str(cluster.credentials(user)), "--fleet-ca", str(cluster.ca)]
+    capsys.readouterr()
+    code = cli.main(["fleet", *arguments, *servers, *how, "--json"])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else said.err
+
+
 def audit(
     cluster: Cluster, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> list[Mapping[str, Any]]:
@@ -84,12 +96,8 @@ def audit(
         public = [key | {"component_id": component(host)} for key in keys(folder, host).public()]
         file.write_text(json.dumps({"keys": public}))
         files.append(str(file))
-    servers = [word for url in cluster.urls for word in ("--fleet", url)]
-    seed, ca = str(cluster.credentials(READER)), str(cluster.ca)
-    how = [*servers, "--fleet-credentials", seed, "--fleet-ca", ca]
-    capsys.readouterr()
-    code = cli.main(["fleet", "audit", *how, "--json", "--jwks", *files])
-    found: list[Mapping[str, Any]] = json.loads(capsys.readouterr().out)["findings"]
+    code, said = fleet(cluster, capsys, READER, "audit", "--jwks", *files)
+    found: list[Mapping[str, Any]] = said["findings"]
     assert code == (1 if found else 0)
     return found
 
@@ -194,3 +202,41 @@ def test_what_no_right_can_prevent_is_no_event(
         return [each["reason"] for each in audit(cluster, tmp_path, capsys)]
 
     eventually(lambda: flawed() == ["not-an-event"] * 2)
+
+
+def states(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """How each VM of the bucket is."""
+    _, said = fleet(cluster, capsys, READER, "vms", "--gone")
+    return {each["vm"]["uuid"]: each["state"] for each in said["vms"]}
+
+
+def test_what_is_gone_is_forgotten_by_who_may(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with publishing(cluster, tmp_path, B, credentials=B, signed_by=B) as b:
+        for kind, stay, vm in (
+            ("arrival", "b1", VM),
+            ("arrival", "o1", OTHER),
+            ("departure", "o1", OTHER),
+        ):
+            b.tell(*now(kind, stay, vm))
+        eventually(lambda: fleet(cluster, capsys, READER, "hosts")[1]["hosts"])
+        eventually(lambda: fleet(cluster, capsys, READER, "where", VM)[0] == 0)
+        eventually(lambda: states(cluster, capsys) == {VM: "here", OTHER: "gone"})
+        code, said = fleet(cluster, capsys, OPERATOR, "forget", VM)
+        assert (code, "is on host host-b (up)" in said) == (69, True)
+        code, said = fleet(cluster, capsys, OPERATOR, "forget", "--host", "host-b")
+        assert (code, "stop its enabler first" in said) == (69, True)
+        assert fleet(cluster, capsys, READER, "forget", OTHER)[0] == 77, "a reader changes nothing"
+        for dry_run in (["--dry-run"], []):
+            code, said = fleet(cluster, capsys, OPERATOR, "forget", OTHER, *dry_run)
+            assert (code, said["vms"]) == (0, [OTHER])
+        assert states(cluster, capsys) == {VM: "here"}
+        assert fleet(cluster, capsys, OPERATOR, "forget", OTHER)[0] == 1
+        _, said = fleet(cluster, capsys, READER, "history", OTHER)
+        assert len(said["stays"]) == 1, "the history stays"
+    code, said = fleet(cluster, capsys, OPERATOR, "forget", "--host", "host-b")
+    assert (code, said["vms"], said["hosts"]) == (0, [VM], [B])
+    assert fleet(cluster, capsys, READER, "hosts")[1]["hosts"] == []
+    assert states(cluster, capsys) == {}
+    assert audit(cluster, tmp_path, capsys) == []

@@ -523,6 +523,7 @@ def _doctor(options: argparse.Namespace) -> int:
         settings.machine.model_dump(exclude_none=True),
         _keys(options),
         settings.callers,
+        metrics=settings.metrics_address,
     )
     if options.json:
         _print_json(doctor.as_json(checks))

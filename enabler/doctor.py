@@ -41,6 +41,7 @@ def run_checks(
     keys: Keys,
     callers: Sequence[str] = ("vsock", "token", "address"),
     *,
+    metrics: HttpAddress | None = None,
     root: Path = Path("/"),
     within: float = LIBVIRT_WITHIN,
 ) -> list[Check]:
@@ -52,6 +53,7 @@ def run_checks(
         machine: the configured machine identity, by the names of `enabler.identity.FIELDS`.
         keys: the signing key's place.
         callers: the ways by which callers are known, as in the configuration.
+        metrics: the listener for Prometheus, if there is to be one.
         root: where this machine's file systems are seen.
         within: seconds that libvirt has to answer.
     """
@@ -77,6 +79,8 @@ def run_checks(
     checks.append(machine_checks.check_key(keys))
     addresses, broken = _addresses(listen)
     checks += [*_check_network(addresses, found.vms if found else None), *broken]
+    if metrics is not None:
+        checks.append(listener_checks.check_metrics(metrics))
     checks.append(callers_checks.check_ways(callers, addresses))
     if found:
         checks += callers_checks.check_vsock(addresses, found.vms, root)

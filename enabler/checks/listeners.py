@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -21,35 +22,27 @@ _ANSWER_WITHIN = 2.0
 _CONFIGURED = "change listen in /etc/enabler/enabler.toml"
 
 _Target = tuple[str, int] | tuple[str, int, int, int]
+_Probe = Callable[[socket.socket, str, int], bool]
 
 
 def check_http(address: HttpAddress) -> Check:
     """That a guest listener's address is free, or an enabler's already."""
-    name = "guest listener"
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return _check_tcp("guest listener", address, _is_enabler)
+
+
+def check_metrics(address: HttpAddress) -> Check:
+    """The same of the listener for Prometheus."""
+    return _check_tcp("metrics listener", address, _has_figures)
+
+
+def _check_tcp(name: str, address: HttpAddress, answers: _Probe) -> Check:
     try:
-        target = _target(address)
-    except OSError:
-        return _nowhere(name, address, f"there is no interface {address.zone}")
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(target)
-            probe.listen(1)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return _check_taken(name, address, family, target)
-        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
-            return _nowhere(name, address, "no interface of this host has that address")
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return Check.fail(
-                name,
-                f"{address}: this user may not use that port",
-                f"run the enabler as root, or {_CONFIGURED} to a port above 1023",
-            )
-        return Check.fail(name, f"{address}: {error.strerror}", _CONFIGURED)
+        bind(address, 0, None).close()
+    except ListenError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            return _check_taken(name, address, answers)
+        return Check.failed(name, error)
     return Check.ok(name, f"{address}: free")
 
 
@@ -94,14 +87,6 @@ def _target(address: HttpAddress) -> _Target:
     return address.host, address.port, 0, socket.if_nametoindex(address.zone) if address.zone else 0
 
 
-def _nowhere(name: str, address: HttpAddress, why: str) -> Check:
-    return Check.fail(
-        name,
-        f"{address}: {why}",
-        f"set up the host-only bridge as deploy/README.md shows, or {_CONFIGURED}",
-    )
-
-
 def _no_access(name: str, address: UnixAddress, folder: Path) -> Check:
     return Check.fail(
         name,
@@ -110,9 +95,9 @@ def _no_access(name: str, address: UnixAddress, folder: Path) -> Check:
     )
 
 
-def _check_taken(
-    name: str, address: HttpAddress, family: socket.AddressFamily, target: _Target
-) -> Check:
+def _check_taken(name: str, address: HttpAddress, answers: _Probe) -> Check:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    target = _target(address)
     host = ip_address(address.host)
     if host.is_unspecified:
         loopback = "::1" if isinstance(host, IPv6Address) else "127.0.0.1"
@@ -122,7 +107,7 @@ def _check_taken(
         channel.settimeout(_ANSWER_WITHIN)
         channel.connect(target)
         channel = _secured(channel) if address.secure else channel
-        healthy = _is_enabler(channel, target[0], address.port)
+        healthy = answers(channel, target[0], address.port)
     if healthy:
         return Check.ok(name, f"{address}: an enabler listens there")
     return Check.fail(
@@ -133,14 +118,27 @@ def _check_taken(
 
 
 def _is_enabler(channel: socket.socket, host: str = "localhost", port: int = 80) -> bool:
+    status, body = _get(channel, host, port, "/healthz")
+    with contextlib.suppress(ValueError):
+        return status == 200 and bool(json.loads(body) == {"status": "ok"})
+    return False
+
+
+def _has_figures(channel: socket.socket, host: str, port: int) -> bool:
+    _, body = _get(channel, host, port, "/metrics")
+    return b"enabler_build_info" in body
+
+
+def _get(channel: socket.socket, host: str, port: int, path: str) -> tuple[int, bytes]:
     # An enabler's guest listener refuses a request that is for another host.
     connection = http.client.HTTPConnection(host, port)
     connection.sock = channel
     try:
-        connection.request("GET", "/healthz")
-        return bool(json.loads(connection.getresponse().read(4096)) == {"status": "ok"})
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(4096)
+    except (OSError, http.client.HTTPException):
+        return 0, b""
 
 
 def _secured(channel: socket.socket) -> socket.socket:

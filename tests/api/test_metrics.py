@@ -20,8 +20,11 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from enabler.api.problems import _PAGES
+from enabler.checks import Status
+from enabler.checks.listeners import check_metrics
 from enabler.config import load
 from enabler.errors import ConfigurationError
+from enabler.listen import HttpAddress
 from enabler.residency import Place
 from tests.api.running import DEFAULT_VM, Enabler, eventually, free_port
 from tests.api.test_events import restart, streaming
@@ -135,6 +138,10 @@ def test_a_listener_of_its_own_which_is_not_the_guests(ports: tuple[Enabler, str
             assert refused.headers["content-type"] == "application/problem+json"
     found = samples(scrape(enabler))
     assert value(found, "enabler_requests_total", listener="metrics", status="404") == 2
+    port = httpx.URL(metrics).port
+    assert port is not None
+    checked = check_metrics(HttpAddress("127.0.0.1", port))
+    assert (checked.status, "an enabler" in checked.found) == (Status.OK, True)
 
 
 def test_what_the_door_turns_away_is_counted(ports: tuple[Enabler, str, str]) -> None:

@@ -519,6 +519,11 @@ class TestListeners:
         if not healthy:
             assert f"ss -ltnp 'sport = :{server.server_port}'" in str(check.remedy)
 
+    def test_a_metrics_listener_s_port_is_no_strangers(self, server: HTTPServer) -> None:
+        assert listeners.check_metrics(HttpAddress("127.0.0.1", 0)).status is Status.OK
+        check = listeners.check_metrics(HttpAddress("127.0.0.1", server.server_port))
+        assert (check.name, check.status) == ("metrics listener", Status.FAIL)
+
     @pytest.mark.parametrize(
         "address", [HttpAddress("203.0.113.77", 8777), HttpAddress("fe80::77:1", 8777, "nobridge0")]
     )

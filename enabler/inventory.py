@@ -70,6 +70,8 @@ Mark = tuple[str, str | int]
 
 _RETRY_INTERVAL = 1.0
 _LOOKS = 3
+_RECORDS_WAIT = 5.0
+"""Seconds after a start for which records wait for all VMs to be looked at: one may hang."""
 _RECORD_INTERVAL = 0.005
 """Seconds from one VM's records to the next one's while there are many to write: after a start on a
 host where none have been kept, they take a third of a processor and delay no answer.
@@ -168,6 +170,7 @@ class Inventory:
         self._unrecorded: dict[str, None] = {}
         """VMs found at a start whose records are still to be looked after, in order."""
         self._recording: asyncio.TimerHandle | None = None
+        self._connected_at = 0.0
         self._confirmed_at: float | None = None
         self._looked_at: float | None = None
         self._listed_at: float | None = None
@@ -180,7 +183,7 @@ class Inventory:
         """Take the inventory anew: a connection stands, and events may have been lost before it."""
         if self._failure is not None and self._began:
             self._announce(EventDocument(kind=EventKind.LIBVIRT_FOUND, at=datetime.now(UTC)))
-        self._failure = None
+        self._failure, self._connected_at = None, self._clock()
         self._unsettled_at_start = set(running)
         if not self._began:
             self._began, self._before_us = True, set(running)
@@ -220,6 +223,7 @@ class Inventory:
             # Who waits does not ask: a change without an event is looked for on its behalf.
             if entry.watchers and not self._current(entry):
                 self._ask(vm_uuid, entry)
+        self._begin_recording()
 
     def event(self, event: Event) -> None:
         """Take in an event, and have libvirt asked what it leaves open."""
@@ -254,8 +258,7 @@ class Inventory:
             self._unrecorded[vm_uuid] = None
         else:
             self._keep_records(vm_uuid, entry)
-        if self._unrecorded and not self._unsettled_at_start and self._recording is None:
-            self._keep_next_records()
+        self._begin_recording()
         self._wake(entry)
 
     def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
@@ -521,6 +524,13 @@ class Inventory:
         if self._archive is None or vm.stay is None or vm.facts is None:
             return False
         return not self._archive.has(vm.facts.history, vm.stay)
+
+    def _begin_recording(self) -> None:
+        if not self._unrecorded or self._recording is not None:
+            return
+        waited = self._clock() - self._connected_at
+        if not self._unsettled_at_start or waited > _RECORDS_WAIT:
+            self._keep_next_records()
 
     def _keep_next_records(self) -> None:
         self._recording = None

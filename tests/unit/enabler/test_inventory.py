@@ -344,6 +344,24 @@ def test_many_vms_found_at_a_start_are_all_known_before_records_are_written() ->
     run(scenario, many(20))
 
 
+def test_a_vm_that_hangs_at_a_start_keeps_no_other_from_its_records() -> None:
+    libvirt = many(20)
+    mute = sorted(libvirt.domains)[7]
+    ask = libvirt.ask
+    libvirt.ask = lambda vm_uuid, news: None if vm_uuid == mute else ask(vm_uuid, news)  # type: ignore[method-assign]
+
+    async def scenario(libvirt: Libvirt) -> None:
+        await asyncio.sleep(0.05)
+        libvirt.inventory.confirmed(T0, libvirt.now)
+        assert libvirt.records == [], "the others are looked at first"
+        libvirt.now += 6
+        libvirt.inventory.confirmed(T0, libvirt.now)
+        while len(libvirt.records) < 2 * 19:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0.005)
+
+    run(scenario, libvirt)
+
+
 def test_a_vm_that_stops_before_its_records_are_written_has_its_stay_in_the_history() -> None:
     async def scenario(libvirt: Libvirt) -> None:
         await libvirt.inventory.look_for_new()

@@ -16,7 +16,6 @@ that says why.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import Counter
@@ -26,7 +25,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-from enabler import answers, domains, history, residency
+from enabler import answers, history, residency
 from enabler.answers import Answer
 from enabler.changes import EventKind, Known, changes
 from enabler.documents import (
@@ -39,7 +38,6 @@ from enabler.domains import Record
 from enabler.errors import (
     EnablerError,
     HypervisorError,
-    SigningUnavailable,
     VmArriving,
     VmLeaving,
     VmNotFound,
@@ -48,6 +46,7 @@ from enabler.events import Carried, Event, Kind, Lifecycle, Observation, Seen, S
 from enabler.feed import Feed
 from enabler.history import Archive
 from enabler.migrations import Migrations
+from enabler.recording import Recording
 from enabler.residency import Place, Vm
 from enabler.runs import Run, StatusFile
 
@@ -70,12 +69,6 @@ Mark = tuple[str, str | int]
 
 _RETRY_INTERVAL = 1.0
 _LOOKS = 3
-_RECORDS_WAIT = 5.0
-"""Seconds after a start for which records wait for all VMs to be looked at: one may hang."""
-_RECORD_INTERVAL = 0.005
-"""Seconds from one VM's records to the next one's while there are many to write: after a start on a
-host where none have been kept, they take a third of a processor and delay no answer.
-"""
 
 
 class Source(Protocol):
@@ -114,11 +107,6 @@ class _Entry:
     told: Known | None = None
     asked: bool = False
     observed_at: datetime | None = None
-    recorded: Stay | None = None
-    history: Carried = field(default_factory=Carried)
-    """As it is kept with the domain, or soon will be."""
-    history_asked: str | None = None
-    """The residency whose beginning we have asked to be kept in it."""
     failure: HypervisorError | None = None
     known_by: tuple[str, ...] = ()
     """The ways by which the VM was known when it last came to ask."""
@@ -155,8 +143,8 @@ class Inventory:
         self.feed = Feed()
         self._witness = witness
         self.migrations = Migrations()
-        self._archive = archive
         self._entries: dict[str, _Entry] = {}
+        self._records = Recording(source.record, self._vm, archive, clock)
         self._by_mark: dict[Mark, set[str]] = {}
         self.callers_version = 0
         """Counts the changes of what callers are known by: who was who before may not be now."""
@@ -167,10 +155,6 @@ class Inventory:
         """Whether a connection has stood before: what is found then was not here all along."""
         self._before_us: set[str] = set()
         """VMs that ran before anybody looked, until they are looked at."""
-        self._unrecorded: dict[str, None] = {}
-        """VMs found at a start whose records are still to be looked after, in order."""
-        self._recording: asyncio.TimerHandle | None = None
-        self._connected_at = 0.0
         self._confirmed_at: float | None = None
         self._looked_at: float | None = None
         self._listed_at: float | None = None
@@ -183,7 +167,8 @@ class Inventory:
         """Take the inventory anew: a connection stands, and events may have been lost before it."""
         if self._failure is not None and self._began:
             self._announce(EventDocument(kind=EventKind.LIBVIRT_FOUND, at=datetime.now(UTC)))
-        self._failure, self._connected_at = None, self._clock()
+        self._failure = None
+        self._records.begin()
         self._unsettled_at_start = set(running)
         if not self._began:
             self._began, self._before_us = True, set(running)
@@ -223,13 +208,13 @@ class Inventory:
             # Who waits does not ask: a change without an event is looked for on its behalf.
             if entry.watchers and not self._current(entry):
                 self._ask(vm_uuid, entry)
-        self._begin_recording()
+        self._records.resume(all_seen=not self._unsettled_at_start)
 
     def event(self, event: Event) -> None:
         """Take in an event, and have libvirt asked what it leaves open."""
         entry = self._entry(event.vm_uuid)
         if isinstance(event, Lifecycle) and event.kind is Kind.STOPPED:
-            self._keep_departure(event.vm_uuid, entry, event.at)
+            self._records.depart(event.vm_uuid, entry.vm, event.at)
         self._set(event.vm_uuid, entry, residency.apply(entry.vm, event))
         self._ask(event.vm_uuid, entry)
 
@@ -251,14 +236,12 @@ class Inventory:
         self._tell(vm_uuid, entry, seen.at)
         if vm.place is Place.ABSENT:
             del self._entries[vm_uuid]
+            self._records.forget(vm_uuid)
         elif vm.watched:
             self._later(WATCH_INTERVAL, vm_uuid)
-        if at_start and self._lacks_history(vm):
-            # Many at once: first they are all looked at, and guests can be answered.
-            self._unrecorded[vm_uuid] = None
-        else:
-            self._keep_records(vm_uuid, entry)
-        self._begin_recording()
+        if not (at_start and self._records.put_off(vm_uuid, vm)):
+            self._records.keep(vm_uuid, vm)
+        self._records.resume(all_seen=not self._unsettled_at_start)
         self._wake(entry)
 
     def unanswered(self, vm_uuid: str, error: HypervisorError) -> None:
@@ -278,13 +261,7 @@ class Inventory:
             log.info("VM %s: %s was not kept in its metadata: %s", vm_uuid, record.namespace, error)
         elif record.namespace == history.NAMESPACE and self._witness is not None:
             self._witness.recorded(vm_uuid, history.last_entry(record.element))
-        entry = self._entries.get(vm_uuid)
-        if entry is None:
-            return
-        if record.namespace == history.NAMESPACE:
-            entry.history_asked = None
-        elif error and entry.recorded and domains.record(entry.recorded) == record:
-            entry.recorded = None
+        self._records.written(vm_uuid, record, failed=error is not None)
 
     def recognised(self, vm_uuid: str, ways: tuple[str, ...]) -> None:
         """Keep by which ways a caller was found to be this VM, for the admin to see."""
@@ -397,10 +374,8 @@ class Inventory:
         """
         await self.identity(vm_uuid)
         entry = self._entries[vm_uuid]
-        if vm_uuid in self._unrecorded:
-            self._keep_records(vm_uuid, entry)
         assert entry.vm.stay is not None
-        return entry.history, entry.vm.stay
+        return self._records.history(vm_uuid, entry.vm), entry.vm.stay
 
     async def change(
         self, vm_uuid: str, unlike: Callable[[str], bool], seconds: float
@@ -520,73 +495,9 @@ class Inventory:
         for mark in after:
             self._by_mark.setdefault(mark, set()).add(vm_uuid)
 
-    def _lacks_history(self, vm: Vm) -> bool:
-        if self._archive is None or vm.stay is None or vm.facts is None:
-            return False
-        return not self._archive.has(vm.facts.history, vm.stay)
-
-    def _begin_recording(self) -> None:
-        if not self._unrecorded or self._recording is not None:
-            return
-        waited = self._clock() - self._connected_at
-        if not self._unsettled_at_start or waited > _RECORDS_WAIT:
-            self._keep_next_records()
-
-    def _keep_next_records(self) -> None:
-        self._recording = None
-        if not self._unrecorded:
-            return
-        vm_uuid = next(iter(self._unrecorded))
+    def _vm(self, vm_uuid: str) -> Vm | None:
         entry = self._entries.get(vm_uuid)
-        if entry is None:
-            del self._unrecorded[vm_uuid]
-        else:
-            self._keep_records(vm_uuid, entry)
-        loop = asyncio.get_running_loop()
-        self._recording = loop.call_later(_RECORD_INTERVAL, self._keep_next_records)
-
-    def _keep_records(self, vm_uuid: str, entry: _Entry) -> None:
-        """Have a stay's record and its entry in the history kept, if they are not."""
-        self._unrecorded.pop(vm_uuid, None)
-        vm = entry.vm
-        if not (vm.resident and vm.settled) or vm.stay is None or vm.facts is None:
-            return
-        # Not while it is moved: a record would wait for the migration, and then be another host's
-        # affair.
-        moving = vm.migration is not residency.MigrationState.NONE
-        if vm.stay not in (vm.facts.recorded, entry.recorded) and not moving:
-            entry.recorded = vm.stay
-            self._source.record(vm_uuid, domains.record(vm.stay))
-        self._keep_history(vm_uuid, entry, vm.facts.history, vm.stay, moving=moving)
-
-    def _keep_history(
-        self, vm_uuid: str, entry: _Entry, kept: Carried, stay: Stay, *, moving: bool
-    ) -> None:
-        if self._archive is None or self._archive.has(kept, stay):
-            entry.history, entry.history_asked = kept, None
-            return
-        if entry.history_asked == stay.id:
-            return  # on its way
-        entry.history = kept
-        if moving:
-            return
-        with contextlib.suppress(SigningUnavailable):  # which was logged
-            entry.history = self._archive.arrival(kept, vm_uuid, stay, datetime.now(UTC))
-            entry.history_asked = stay.id
-            record = domains.history_record(entry.history, domains.Keep.BOTH)
-            self._source.record(vm_uuid, record)
-
-    def _keep_departure(self, vm_uuid: str, entry: _Entry, at: datetime) -> None:
-        """Keep the end of a stay, if the domain is still here: it was not moved, but stopped."""
-        if vm_uuid in self._unrecorded:
-            self._keep_records(vm_uuid, entry)
-        stay, archive = entry.vm.stay, self._archive
-        if archive is None or stay is None or not entry.vm.resident:
-            return
-        if archive.has(entry.history, stay):
-            with contextlib.suppress(SigningUnavailable):
-                ended = archive.departure(entry.history, vm_uuid, stay, at, datetime.now(UTC))
-                self._source.record(vm_uuid, domains.history_record(ended, domains.Keep.CONFIG))
+        return None if entry is None else entry.vm
 
     def _fresh(self) -> bool:
         return self._confirmed_at is not None and self._clock() - self._confirmed_at <= MAX_AGE

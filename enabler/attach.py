@@ -103,7 +103,7 @@ def attach(uri: str, vm: str, wish: Wish) -> Outcome:
         places = _places(domain, wish)
         found = {where: wish.look(_xml(domain, where)) for where in places}
         device = Vsock() if wish.vsock else _interface(connection, domain, wish, found)
-        plan = [_to_attach(where, found[where], device) for where in places]
+        plan = [step for where in places for step in _to_attach(where, found[where], device)]
         for step in plan:
             if not wish.dry_run:
                 _carry_out(domain, step)
@@ -220,13 +220,15 @@ def _there(look: Callable[[], object]) -> object:
         raise
 
 
-def _to_attach(where: Where, found: list[Found], device: Interface | Vsock) -> Done:
+def _to_attach(where: Where, found: list[Found], device: Interface | Vsock) -> list[Done]:
     if not found:
-        return Done(where, Action.ATTACH, device.xml())
-    for each in found:
-        if isinstance(device, Interface) and device.filter and each.filter is None:
-            return Done(where, Action.UPDATE, devices.with_filter(each, device.filter))
-    return Done(where, Action.NONE, found[0].xml)
+        return [Done(where, Action.ATTACH, device.xml())]
+    if isinstance(device, Interface) and device.filter is not None:
+        bare = [each for each in found if each.filter is None]
+        if bare:
+            filtered = (devices.with_filter(each, device.filter) for each in bare)
+            return [Done(where, Action.UPDATE, xml) for xml in filtered]
+    return [Done(where, Action.NONE, found[0].xml)]
 
 
 def _carry_out(domain: libvirt.virDomain, step: Done) -> None:

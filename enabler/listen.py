@@ -193,7 +193,7 @@ def _bind_tcp(address: HttpAddress) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             scope = socket.if_nametoindex(address.zone) if address.zone else 0
             target = (address.host, address.port, 0, scope)
-            if _is_tentative(address):
+            if is_tentative(address):
                 listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         listener.bind(target)
         listener.listen(_BACKLOG)
@@ -204,10 +204,12 @@ def _bind_tcp(address: HttpAddress) -> socket.socket:
     return listener
 
 
-def _is_tentative(address: HttpAddress) -> bool:
+def is_tentative(address: HttpAddress) -> bool:
     """Whether the kernel still looks for duplicates of an address (RFC 4862, section 5.4): it can't
     be bound to then, and on a bridge without a VM that lasts until the first one comes.
     """
+    if ":" not in address.host:
+        return False
     wanted = IPv6Address(address.host).packed.hex()
     try:
         lines = Path("/proc/self/net/if_inet6").read_text().splitlines()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from enabler.checks import Check
 from enabler.errors import ListenError
-from enabler.listen import HttpAddress, UnixAddress, VsockAddress, bind
+from enabler.listen import HttpAddress, UnixAddress, VsockAddress, bind, is_tentative
 
 _SUN_PATH = 107
 _ANSWER_WITHIN = 2.0
@@ -96,6 +96,12 @@ def _no_access(name: str, address: UnixAddress, folder: Path) -> Check:
 
 
 def _check_taken(name: str, address: HttpAddress, answers: _Probe) -> Check:
+    if is_tentative(address):
+        return Check.ok(
+            name,
+            f"{address}: taken; who by can be asked once the bridge has a VM, as its address is "
+            f"tentative until then (see 'ss -ltnp sport = :{address.port}')",
+        )
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     target = _target(address)
     host = ip_address(address.host)

@@ -13,12 +13,18 @@ from tests.api.network import ip, run_in
 
 _LISTEN = """
 import sys
+from enabler.checks.listeners import check_http
 from enabler.errors import ListenError
 from enabler.listen import bind, parse
+address = parse(sys.argv[1])
+print(check_http(address).found)
 try:
-    print(bind(parse(sys.argv[1]), 0o600, None).getsockname()[:2])
+    listening = bind(address, 0o600, None)
 except ListenError as error:
     print(error)
+else:
+    print(listening.getsockname()[:2])
+    print(check_http(address).found)
 """
 
 
@@ -44,7 +50,10 @@ def test_an_address_that_the_kernel_has_not_made_sure_of_yet(host: str) -> None:
     shown = run_in(host, "ip", "-6", "address", "show", "dev", "enabler0")
     said = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
     assert "fe80::77:1/64 scope link tentative" in said, "a bridge without a port has no carrier"
-    assert listen(host, "http://[fe80::77:1%25enabler0]:8777") == "('fe80::77:1', 8777)\n"
+    free, bound, taken = listen(host, "http://[fe80::77:1%25enabler0]:8777").splitlines()
+    assert free.endswith(": free")
+    assert bound == "('fe80::77:1', 8777)"
+    assert "once the bridge has a VM" in taken
 
 
 def test_one_that_is_not_there_is_no_address_to_listen_on(host: str) -> None:

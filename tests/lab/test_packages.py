@@ -29,7 +29,8 @@ ExecStart=/bin/sh -c 'echo moved >> /root/moved'
 [Install]
 WantedBy=guest-client-migrated.target
 """
-# What an administrator has set up: the bridge, a time service, and a VM as it should be (of the
+# What an administrator has set up: the bridge, without a VM yet, so that its IPv6 address is tentative;
+# a time service; and a VM as it should be (of the
 # driver for tests).
 NODE = """\
 <node><domain type='test'>
@@ -63,7 +64,7 @@ ip address flush dev eth0
 ip link add enabler0 address 52:54:00:77:00:01 type bridge
 ip link set enabler0 up
 ip address add 169.254.77.1/16 dev enabler0
-ip address add fe80::77:1/64 dev enabler0 nodad
+ip address add fe80::77:1/64 dev enabler0
 systemctl restart enabler
 """
 

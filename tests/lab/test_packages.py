@@ -29,9 +29,8 @@ ExecStart=/bin/sh -c 'echo moved >> /root/moved'
 [Install]
 WantedBy=guest-client-migrated.target
 """
-# What an administrator has set up: the bridge, without a VM yet, so that its IPv6 address is tentative;
-# a time service; and a VM as it should be (of the
-# driver for tests).
+# What an administrator has set up: the bridge, without a VM yet, so that its IPv6 address is
+# tentative; a time service; and a VM as it should be (of the driver for tests).
 NODE = """\
 <node><domain type='test'>
   <name>db01</name><uuid>11111111-0000-4000-8000-000000000001</uuid>

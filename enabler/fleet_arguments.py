@@ -77,6 +77,12 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         help="by how much two hosts' clocks may differ (default: 5)",
     )
     audit.add_argument("--vm", metavar="VM", help="only what was told of this VM")
+    audit.add_argument(
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="only what did not fit from then on (RFC 3339): what was before has been looked at",
+    )
 
     forget = command(
         "forget",

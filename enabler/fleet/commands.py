@@ -353,7 +353,10 @@ async def _audit(options: argparse.Namespace, bus: Bus) -> int:
     if vm is None:
         async for key, kept in store.bucket(bus, HOSTS):
             audit.add_sign(key, kept.event)
-    found = audit.findings()
+    since = options.since
+    found = [
+        each for each in audit.findings() if since is None or each.at is None or each.at >= since
+    ]
     if options.json:
         findings = [finding.as_dict() for finding in found]
         _print_json({"verified": keyring is not None, **audit.counts, "findings": findings})

@@ -87,7 +87,7 @@ def fleet(
 
 
 def audit(
-    cluster: Cluster, folder: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, folder: Path, capsys: pytest.CaptureFixture[str], *more: str
 ) -> list[Mapping[str, Any]]:
     """What `enabler fleet audit` finds, with the public keys of both hosts."""
     files = []
@@ -96,7 +96,7 @@ def audit(
         public = [key | {"component_id": component(host)} for key in keys(folder, host).public()]
         file.write_text(json.dumps({"keys": public}))
         files.append(str(file))
-    code, said = fleet(cluster, capsys, READER, "audit", "--jwks", *files)
+    code, said = fleet(cluster, capsys, READER, "audit", *more, "--jwks", *files)
     found: list[Mapping[str, Any]] = said["findings"]
     assert code == (1 if found else 0)
     return found
@@ -148,6 +148,9 @@ def test_another_host_s_credentials_are_refused_and_the_audit_shows_it(
     [found] = audit(cluster, tmp_path, capsys)
     assert (found["reason"], found["host"]) == ("refused", A)
     assert "refuse these credentials" in found["sentence"]
+    # Looked at, and mended: what is new since then is asked for.
+    assert len(audit(cluster, tmp_path, capsys, "--since", found["at"])) == 1
+    assert audit(cluster, tmp_path, capsys, "--since", datetime.now(UTC).isoformat()) == []
 
 
 def test_who_stole_credentials_and_not_the_key_is_found(

@@ -132,11 +132,11 @@ class Audit:
         if topic != event.topic:
             self._find("wrong-subject", f"it was published on {topic}", event)
         numbers = (intern(event.host), event.mark.spool)
-        if not self._seen.setdefault(numbers, Numbers()).add(event.mark.number):
-            return
+        self._seen.setdefault(numbers, Numbers()).add(event.mark.number)
         if not self._is_hosts_word(event):
-            return  # what nobody stands for proves nothing of anybody
-        self._believed.setdefault(numbers, Numbers()).add(event.mark.number)
+            return  # what nobody stands for proves nothing, and takes no ID from its host
+        if not self._believed.setdefault(numbers, Numbers()).add(event.mark.number):
+            return
         known = self._machines.setdefault(event.host, event.component_id)
         if known != event.component_id:
             self._find("two-machines", f"{known} and {event.component_id} are one host", event)
@@ -165,13 +165,15 @@ class Audit:
         if event is None or event.vm != vm or event.kind == RECORDED:
             self._flawed_key("VMs", vm, event)
             return
-        if not self._has_seen(event):
-            if self._oldest is not None and event.time >= self._oldest:
-                self._find("bucket-not-told", "the bucket has it, and the stream has not", event)
-            if not self._is_hosts_word(event):
-                return
+        told, counting = self._has_seen(event), self._counting.get(vm)
+        if not told and self._oldest is not None and event.time >= self._oldest:
+            self._find("bucket-not-told", "the bucket has it, and the stream has not", event)
+        if not self._is_hosts_word(event):
+            return
+        if not told:
             self._timeline.add(event)
-        counting = self._counting.get(vm)
+        elif counting is None or event.claim > counting.claim:  # none that was told has more
+            self._find("bucket-not-told", "the stream has another event by this ID", event)
         if counting is not None and counting.claim > event.claim and self._is_old(counting.at):
             self._find("bucket-outdated", f"in its place should be {counting.id}", event)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import random
+from dataclasses import replace
 from datetime import timedelta
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from enabler.fleet import usage
 from enabler.fleet.audit import Audit
 from enabler.fleet.event import Event
+from enabler.fleet.keyring import Keyring, NotSigned
 from enabler.fleet.timeline import Timeline
 from tests.unit.fleet.events import VM, A, B, C, at, of_host, told
 
@@ -149,6 +152,9 @@ def test_the_bucket_is_held_against_the_stream() -> None:
     assert of_bucket((VM, counts)) == []
     forged = told(C, "arrival", 9, 9000, "c9", 9000, order=2**60, **here(LARGE, "C"))
     assert "bucket-not-told" in of_bucket((VM, forged))
+    for real in (counts, JOURNEY[0]):
+        again = replace(real, data={**real.data, "order": 2**60})
+        assert of_bucket((VM, again)) == ["bucket-not-told"], "it has a real event's ID"
     assert of_bucket((VM, None)) == ["bucket-malformed"]
     assert of_bucket((OTHER, counts)) == ["bucket-malformed"]
     ancient = told(A, "arrival", 1, -(10**6), "a0", -(10**6), spool="0", arrived_by="start")
@@ -164,3 +170,26 @@ def test_a_host_s_sign_of_life_is_its_own() -> None:
     for host, told_of in ((B, sign), (A, None), (A, JOURNEY[0])):
         audit.add_sign(host, told_of)
     assert [finding.reason for finding in audit.findings()] == ["bucket-malformed"] * 3
+
+
+class OneKey:
+    """Stands for a keyring: what has A's signature is signed."""
+
+    def check(self, event: Event) -> str:
+        if event.signature != "e30..a":
+            raise NotSigned("unknown-key", "it has a stranger's signature")
+        return "a"
+
+
+@given(st.permutations([True, False]))
+def test_a_forged_event_with_a_real_one_s_id_is_found_and_hides_nothing(order: list[bool]) -> None:
+    audit = Audit(cast(Keyring, OneKey()), timedelta(seconds=5))
+    real = told(A, "arrival", 1, 0, "a1", 0, arrived_by="start", **here(SMALL, "A"))
+    forged = replace(real, data={**real.data, "order": 2**60})
+    for is_real in order:
+        event = real.with_signature("e30..a") if is_real else forged.with_signature("e30..x")
+        audit.add(event.topic, event)
+    assert audit.counts["stays"] == 1
+    assert [finding.reason for finding in audit.findings()] == ["unknown-key"]
+    audit.add_claim(VM, forged.with_signature("e30..x"))
+    assert [finding.reason for finding in audit.findings()] == ["unknown-key"] * 2

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+_FILES: dict[str, Any] = {"type": Path, "nargs": "+", "action": "extend", "metavar": "FILE"}
+
 
 def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     """Add each command of ``enabler fleet``; ``fleet_command`` in the options names it."""
@@ -54,6 +56,12 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     capacity.add_argument("--from", dest="begin", type=moment, required=True, metavar="TIME")
     capacity.add_argument("--to", dest="end", type=moment, metavar="TIME", help="(default: now)")
     capacity.add_argument("--csv", action="store_true", help="print CSV")
+    capacity.add_argument(
+        "--jwks",
+        **_FILES,
+        help="the hosts' public keys, from `enabler keys export`: what none of them signed does "
+        "not count; without, every event is taken at its word",
+    )
 
     audit = command(
         "audit",
@@ -62,10 +70,7 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     )
     audit.add_argument(
         "--jwks",
-        type=Path,
-        nargs="+",
-        action="extend",
-        metavar="FILE",
+        **_FILES,
         help="the hosts' public keys, from `enabler keys export`; without, signatures are only "
         "looked for",
     )

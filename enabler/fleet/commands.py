@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -305,14 +306,29 @@ async def _watch(options: argparse.Namespace, bus: Bus) -> int:
     return 0
 
 
-async def _capacity(options: argparse.Namespace, bus: Bus) -> int:
-    now = datetime.now(UTC)
-    timeline = Timeline()
+async def _all_events(bus: Bus) -> AsyncIterator[Event]:
     async for event in store.events(bus, store.topics()):
-        timeline.add(event)
+        yield event
     async for _, kept in store.bucket(bus, VMS):
         if kept.event is not None:  # perhaps from before the stream's beginning
-            timeline.add(kept.event)
+            yield kept.event
+
+
+async def _capacity(options: argparse.Namespace, bus: Bus) -> int:
+    now = datetime.now(UTC)
+    keyring = None if options.jwks is None else Keyring.load(options.jwks)
+    timeline, left_out = Timeline(), 0
+    async for event in _all_events(bus):
+        if keyring is None or keyring.holds(event):
+            timeline.add(event)
+        else:
+            left_out += 1
+    if left_out:
+        print(
+            f"enabler: {left_out} events that no host of --jwks signed do not count; "
+            "'enabler fleet audit' lists them",
+            file=sys.stderr,
+        )
     found = list(usage.hours(timeline, options.begin, options.end or now, now))
     if options.json:
         _print_json({"hours": [hour.as_dict() for hour in found]})

@@ -76,6 +76,14 @@ class Keyring:
         self._speaks_for(kid, event.component_id)
         return kid
 
+    def holds(self, event: Event) -> bool:
+        """Return whether an event is its host's word."""
+        try:
+            self.check(event)
+        except NotSigned:
+            return False
+        return True
+
     def entry(self, token: object) -> dict[str, Any]:
         """Return what an entry of a VM's history says. Raises `NotSigned`."""
         if not isinstance(token, str):

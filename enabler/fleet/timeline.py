@@ -7,8 +7,8 @@ came before it changes nothing of the result.
 A stay's end is told by
 
     departure      its own host saw the VM leave
-    next-arrival   the VM arrived elsewhere by live migration: then it was there, whatever the
-                   source saw later
+    next-arrival   the VM arrived elsewhere by live migration: until then it was here, whatever the
+                   source saw later, or a moment before (`TRANSIT`)
     latest         nobody saw it: it had ended by then
 """
 
@@ -18,12 +18,17 @@ import json
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from sys import intern
 from typing import Any
 
 from enabler.documents import timestamp
 from enabler.fleet.event import DEPARTURE, RECORDED, Event, Mark
+
+TRANSIT = timedelta(seconds=30)
+"""A VM that left no longer than that before it arrived by migration was on its way: its source sees
+it stop before the target sees it run, and their clocks may differ. It was never nowhere.
+"""
 
 _SWITCHED_OVER, _ABORTED = "migration-switched-over", "migration-aborted"
 
@@ -228,10 +233,11 @@ def _stay(told: _Told) -> Stay:
 
 def _ended(stay: Stay, following: Stay) -> Stay:
     """Return a stay with its end by what came after it."""
+    migrated = following.arrived_by == "migration"
+    if migrated and (stay.until is None or following.since - stay.until <= TRANSIT):
+        return _until(stay, following.since, "next-arrival")
     if stay.until is not None and stay.until <= following.since:
         return stay
-    if following.arrived_by == "migration":
-        return _until(stay, following.since, "next-arrival")
     if stay.until is None or stay.until_told_by == "latest":
         return _until(stay, following.since, "latest")
     return stay  # both say that it was there: that is for the audit

@@ -353,6 +353,10 @@ def test_what_the_hosts_told_is_billed_and_audited(
     found = fleet(nats, "audit", "--jwks", str(keys), code=1)
     assert {finding["reason"] for finding in found["findings"]} == {"unknown-key"}
     assert found["stays"] == 2, "what nobody stands for counts for nothing"
+    billed = ("capacity", "--from", "2026-01-01")
+    assert {hour["vm_uuid"] for hour in fleet(nats, *billed)["hours"]} == {DEFAULT_VM, VM}
+    signed = fleet(nats, *billed, "--jwks", str(keys))["hours"]
+    assert {hour["vm_uuid"] for hour in signed} == {DEFAULT_VM}
 
 
 def test_every_metric_of_the_fleet_is_there_with_it(

@@ -189,7 +189,7 @@ def compare(fleet: Fleet, guest: Guest) -> list[str]:
             found.append(f"{guest.name}: {stay} was a migration")
     for stay, following in zip(stays, [*stays[1:], None], strict=True):
         if stay.until != (following and following.since):
-            found.append(f"{guest.name}: {stay} does not end where the next one begins")
+            found.append(f"{guest.name}: {stay} does not end where {following} begins")
     if place(fleet, guest) != wanted[-1] or guest.host.name != wanted[-1]:
         found.append(f"{guest.name}: is on {guest.host}, the fleet says {place(fleet, guest)}")
     return found

@@ -193,3 +193,21 @@ def test_a_forged_event_with_a_real_one_s_id_is_found_and_hides_nothing(order: l
     assert [finding.reason for finding in audit.findings()] == ["unknown-key"]
     audit.add_claim(VM, forged.with_signature("e30..x"))
     assert [finding.reason for finding in audit.findings()] == ["unknown-key"] * 2
+
+
+def ends_of(left: float) -> tuple[str | None, float]:
+    """Who told the end of a stay on A, and when, if A saw it leave so long before it came to B."""
+    first = told(A, "arrival", 1, 0, "a1", 0, arrived_by="start")
+    departed = told(A, "departure", 2, 4010 - left, "a1", 0)
+    stays = Timeline([first, departed, JOURNEY[2]]).stays(VM)
+    assert [stay.host for stay in stays] == [A, B]
+    assert stays[0].until is not None
+    return stays[0].until_told_by, (stays[0].until - at(0)).total_seconds()
+
+
+def test_a_vm_in_transit_is_never_nowhere() -> None:
+    # By the source's word it left a moment before it arrived: paused, or by another clock.
+    assert ends_of(0.03) == ("next-arrival", 4010)
+    assert ends_of(-0.2) == ("next-arrival", 4010)
+    # Hours before, it was somewhere that told nothing.
+    assert ends_of(3000) == ("departure", 1010)

@@ -34,6 +34,7 @@ from sys import intern
 from typing import Any
 
 from enabler.documents import timestamp
+from enabler.fleet.advice import ADVICE
 from enabler.fleet.event import (
     ARRIVALS,
     EVENTS_LOST,
@@ -72,6 +73,7 @@ class Finding:
             "vm": self.vm,
             "at": at,
             "sentence": self.sentence,
+            "advice": ADVICE[self.reason],
         }
 
 

@@ -18,6 +18,7 @@ from enabler.documents import timestamp
 from enabler.errors import ConfigurationError, FleetError, FleetUnknown
 from enabler.fleet import exported, store, usage
 from enabler.fleet import setup as setting_up
+from enabler.fleet.advice import ADVICE
 from enabler.fleet.audit import Audit
 from enabler.fleet.bus import Bus, connected
 from enabler.fleet.event import HOSTS, VMS, Event
@@ -403,6 +404,10 @@ async def _audit(options: argparse.Namespace, bus: Bus) -> int:
         rows = [(each.at, each.reason, each.vm, each.sentence) for each in found]
         if rows:
             print(table(("TIME", "REASON", "VM", "WHAT"), rows) + "\n")
+            reasons = sorted({each.reason for each in found})
+            print(
+                table(("REASON", "WHAT TO DO"), [(each, ADVICE[each]) for each in reasons]) + "\n"
+            )
         amounts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
         fits = "all fits" if not found else f"{len(found)} things do not fit"
         verified = "signatures verified" if keyring else "signatures not verified (no --jwks)"

@@ -156,6 +156,7 @@ def test_another_host_s_credentials_are_refused_and_the_audit_shows_it(
     [found] = audit(cluster, tmp_path, capsys)
     assert (found["reason"], found["host"]) == ("refused", A)
     assert "refuse these credentials" in found["sentence"]
+    assert "credentials" in found["advice"]
     # Looked at, and mended: what is new since then is asked for.
     assert len(audit(cluster, tmp_path, capsys, "--since", found["at"])) == 1
     assert audit(cluster, tmp_path, capsys, "--since", datetime.now(UTC).isoformat()) == []

@@ -81,6 +81,12 @@ def add(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         metavar="SECONDS",
         help="by how much two hosts' clocks may differ (default: 5)",
     )
+    audit.add_argument(
+        "--history",
+        **_FILES,
+        default=[],
+        help="what VMs gave out (`guest-client history --json`): held against what hosts told",
+    )
     audit.add_argument("--vm", metavar="VM", help="only what was told of this VM")
     audit.add_argument(
         "--since",

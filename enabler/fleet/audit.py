@@ -25,9 +25,8 @@ and the history that the VM carries; the buckets against the stream. Pure.
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -35,6 +34,7 @@ from sys import intern
 from typing import Any
 
 from enabler.documents import timestamp
+from enabler.fleet.advice import ADVICE
 from enabler.fleet.event import (
     ARRIVALS,
     EVENTS_LOST,
@@ -45,7 +45,7 @@ from enabler.fleet.event import (
     Event,
     Mark,
 )
-from enabler.fleet.keyring import Keyring, NotSigned
+from enabler.fleet.keyring import Keyring, NotSigned, unverified
 from enabler.fleet.numbers import Numbers
 from enabler.fleet.timeline import Stay, Timeline
 from enabler.history import digest
@@ -73,11 +73,12 @@ class Finding:
             "vm": self.vm,
             "at": at,
             "sentence": self.sentence,
+            "advice": ADVICE[self.reason],
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """What is kept of an entry of a VM's history."""
 
     seq: int
@@ -115,7 +116,8 @@ class Audit:
         """The numbers of each host's events, by its spool: an event's ID is these three."""
         self._believed: dict[tuple[str, str], Numbers] = {}
         self._machines: dict[str, str] = {}
-        self._entries: dict[str, dict[str, _Entry]] = {}
+        self._heard: dict[str, datetime] = {}
+        self._entries: dict[str, dict[str, Entry]] = {}
         self._brought: list[tuple[str, str | None, datetime, str]] = []
         self._findings: list[Finding] = []
         self._counting: dict[str, _Counting] = {}
@@ -140,6 +142,9 @@ class Audit:
         known = self._machines.setdefault(event.host, event.component_id)
         if known != event.component_id:
             self._find("two-machines", f"{known} and {event.component_id} are one host", event)
+        first = self._heard.setdefault(known, event.time)
+        if event.time < first:
+            self._heard[known] = event.time
         self._newest = max(self._newest or event.time, event.time)
         self._oldest = min(self._oldest or event.time, event.time)
         if event.kind in (EVENTS_LOST, REFUSED):
@@ -174,7 +179,7 @@ class Audit:
             self._timeline.add(event)
         elif counting is None or event.claim > counting.claim:  # none that was told has more
             self._find("bucket-not-told", "the stream has another event by this ID", event)
-        if counting is not None and counting.claim > event.claim and self._is_old(counting.at):
+        if counting is not None and counting.claim > event.claim and self.is_old(counting.at):
             self._find("bucket-outdated", f"in its place should be {counting.id}", event)
 
     def add_sign(self, host: str, event: Event | None) -> None:
@@ -202,6 +207,18 @@ class Audit:
                 sentence = f"it brought a history whose last entry ({carried[:12]}…) no host told"
                 found.append(Finding("not-told", sentence, host, of_vm, at))
         return found
+
+    def entries(self, vm: str) -> Mapping[str, Entry]:
+        """Return the entries of a VM's history that hosts told, by their SHA-256."""
+        return self._entries.get(vm, {})
+
+    def heard_since(self, component_id: str) -> datetime | None:
+        """Return of when the first event of a machine is; None if there is none."""
+        return self._heard.get(component_id)
+
+    def is_old(self, at: datetime | None) -> bool:
+        """Return whether what follows from something should have been told by now."""
+        return at is not None and self._newest is not None and self._newest - at > SETTLING
 
     @property
     def counts(self) -> dict[str, int]:
@@ -246,7 +263,7 @@ class Audit:
     def _add_entry(self, event: Event) -> None:
         token = event.data.get("entry")
         try:
-            claims = _claims(token) if self._keyring is None else self._keyring.entry(token)
+            claims = unverified(token) if self._keyring is None else self._keyring.entry(token)
         except NotSigned as why:
             self._find(why.reason, f"its history's entry: {why}", event)
             return
@@ -261,7 +278,7 @@ class Audit:
         stay = claims.get("residency")
         residency = stay.get("id") if isinstance(stay, dict) else None
         previous = claims.get("previous")
-        self._entries.setdefault(event.vm or "", {})[digest(str(token))] = _Entry(
+        self._entries.setdefault(event.vm or "", {})[digest(str(token))] = Entry(
             seq,
             claims.get("event") == "arrival",
             None if residency is None else str(residency),
@@ -286,7 +303,7 @@ class Audit:
                 )
         for place, stay in enumerate(stays):
             following = stays[place + 1] if place + 1 < len(stays) else None
-            if stay.moved_away and following is None and self._is_old(stay.seen_until):
+            if stay.moved_away and following is None and self.is_old(stay.seen_until):
                 sentence = f"it was moved away from {stay.host}, and nobody told where to"
                 yield Finding("gap", sentence, stay.host, stay.vm, stay.seen_until)
             if stay.moved_away and following is not None and following.arrived_by != "migration":
@@ -312,20 +329,6 @@ class Audit:
                 sentence = f"entry {entry.seq} follows one ({previous[:12]}…) that no host told"
                 yield Finding("broken-link", sentence, entry.host, vm, entry.at)
         for stay in stays:
-            if stay.residency not in written and self._is_old(stay.since):
+            if stay.residency not in written and self.is_old(stay.since):
                 sentence = f"the stay on {stay.host} ({stay.residency}) is not in its history"
                 yield Finding("not-in-history", sentence, stay.host, vm, stay.since)
-
-    def _is_old(self, at: datetime | None) -> bool:
-        return at is not None and self._newest is not None and self._newest - at > SETTLING
-
-
-def _claims(token: object) -> dict[str, Any]:
-    try:
-        part = str(token).split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (ValueError, IndexError, RecursionError) as error:
-        raise NotSigned("malformed", "it is no signed statement") from error
-    if not isinstance(claims, dict):
-        raise NotSigned("malformed", "it is no signed statement")
-    return claims

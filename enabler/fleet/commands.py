@@ -9,14 +9,16 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from enabler.config import FleetSettings
 from enabler.documents import timestamp
-from enabler.errors import FleetError, FleetUnknown
+from enabler.errors import ConfigurationError, FleetError, FleetUnknown
+from enabler.fleet import exported, store, usage
 from enabler.fleet import setup as setting_up
-from enabler.fleet import store, usage
+from enabler.fleet.advice import ADVICE
 from enabler.fleet.audit import Audit
 from enabler.fleet.bus import Bus, connected
 from enabler.fleet.event import HOSTS, VMS, Event
@@ -355,9 +357,30 @@ def _hour_row(hour: usage.Hour) -> tuple[object, ...]:
     )
 
 
+def _exported(file: Path) -> exported.Exported:
+    """Read a history that a VM gave out. Raises `ConfigurationError`."""
+    try:
+        with file.open("rb") as stream:
+            return exported.read(file.name, stream.read(exported.LARGEST + 1))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the history in {file} can't be read: {error.strerror}; name a file that you may read"
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{file} has no VM's history: {error}; name what `guest-client history --json` printed"
+        ) from error
+
+
 async def _audit(options: argparse.Namespace, bus: Bus) -> int:
     keyring = None if options.jwks is None else Keyring.load(options.jwks)
+    histories = [_exported(file) for file in options.history]
     vm = None if options.vm is None else await _vm_named(bus, options.vm)
+    for history in histories:
+        if vm not in (None, history.vm):
+            raise ConfigurationError(
+                f"{history.name} is of VM {history.vm}; leave --vm out, or name that one"
+            )
     audit = Audit(keyring, timedelta(seconds=options.tolerance), whole=vm is None)
     async for read in store.told(bus, store.topics(vm=vm)):
         if read.event is None:
@@ -369,23 +392,26 @@ async def _audit(options: argparse.Namespace, bus: Bus) -> int:
     if vm is None:
         async for key, kept in store.bucket(bus, HOSTS):
             audit.add_sign(key, kept.event)
-    since = options.since
-    found = [
-        each for each in audit.findings() if since is None or each.at is None or each.at >= since
-    ]
+    found = audit.findings()
+    for history in histories:
+        found += exported.compare(history, audit, keyring)
+    since, counts = options.since, audit.counts | {"exported_histories": len(histories)}
+    found = [each for each in found if since is None or each.at is None or each.at >= since]
     if options.json:
         findings = [finding.as_dict() for finding in found]
-        _print_json({"verified": keyring is not None, **audit.counts, "findings": findings})
+        _print_json({"verified": keyring is not None, **counts, "findings": findings})
     else:
         rows = [(each.at, each.reason, each.vm, each.sentence) for each in found]
         if rows:
             print(table(("TIME", "REASON", "VM", "WHAT"), rows) + "\n")
-        counts = ", ".join(
-            f"{count} {what.replace('_', ' ')}" for what, count in audit.counts.items()
-        )
+            reasons = sorted({each.reason for each in found})
+            print(
+                table(("REASON", "WHAT TO DO"), [(each, ADVICE[each]) for each in reasons]) + "\n"
+            )
+        amounts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
         fits = "all fits" if not found else f"{len(found)} things do not fit"
         verified = "signatures verified" if keyring else "signatures not verified (no --jwks)"
-        print(f"{fits}: {counts}; {verified}")
+        print(f"{fits}: {amounts}; {verified}")
     return _DOES_NOT_FIT if found else 0
 
 

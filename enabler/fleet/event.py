@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from sys import intern
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from enabler.documents import timestamp
@@ -58,6 +58,11 @@ CONTENT_TYPE = "application/cloudevents+json"
 
 LARGEST = 64 * 1024
 """Bytes of an event that is read; ours have some 1,500."""
+_MOST_BRACKETS = 400
+"""In an event that is read; ours have ten and those of a VM's name. More may nest too deep."""
+_MOST_SECONDS = 1 << 31
+_LARGEST_SIZE = 1 << 63
+_SIZES = ("sockets", "cores_per_socket", "threads_per_core", "memory_bytes")
 
 NOBODY = "-"
 """Stands for the VM in the subject of a host's own event."""
@@ -190,16 +195,23 @@ def make(
 def parse(raw: bytes) -> Event:
     """Read what `Event.encode` gave, and see that all is there that makes it an event.
 
+    Whoever has a host's credentials can send anything: what is returned every reader can take.
     Its signature is verified elsewhere (`enabler.fleet.audit`). Raises `MalformedEvent`.
     """
     if len(raw) > LARGEST:
         raise MalformedEvent(f"it has {len(raw)} bytes")
+    if raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
+        raise MalformedEvent("it is nested too deep")
     try:
-        content = json.loads(raw)
+        content = json.loads(raw, parse_constant=_refuse)
+        if b"\\ud" in raw.lower():  # ours has none: half a character can be read, not written
+            json.dumps(content, ensure_ascii=False).encode()
         kind = _between(content["type"], _PREFIX, _SUFFIX)
         host = str(UUID(_between(content["source"], "urn:uuid:", "")))
         vm = content.get("subject")
         spool, _, number = _between(content["id"], f"{host}-", "").partition("-")
+        if not (number.isascii() and number.isdecimal()):
+            raise MalformedEvent("its ID has no number")
         event = Event(
             id=content["id"],
             host=host,
@@ -208,7 +220,7 @@ def parse(raw: bytes) -> Event:
             time=moment(content["time"]),
             mark=Mark(intern(spool), int(number)),
             data=_checked(content["data"], vm is not None and kind != RECORDED),
-            signature=content.get("signature"),
+            signature=_typed(content.get("signature"), str),
         )
     except MalformedEvent:
         raise
@@ -222,7 +234,10 @@ def moment(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text} is out of range") from error
 
 
 def _checked(data: Any, of_stay: bool) -> Mapping[str, Any]:
@@ -230,11 +245,32 @@ def _checked(data: Any, of_stay: bool) -> Mapping[str, Any]:
         raise MalformedEvent("it names no host component ID")
     if of_stay:
         stay, order = data["residency"], data["order"]
-        if not isinstance(stay["id"], str) or type(order) is not int:
+        texts = (stay["id"], stay["arrived_by"], data["vm"]["name"])
+        if type(order) is not int or not all(isinstance(text, str) for text in texts):
             raise MalformedEvent("it names no stay")
         moment(stay["since"])
-        str(data["vm"]["name"])
+    for part in ("machine", "host", "migration"):
+        _typed(data.get(part), dict)
+    capacity = _typed(data.get("capacity"), dict)
+    if capacity is not None and not all(
+        type(capacity[size]) is int and 0 <= capacity[size] < _LARGEST_SIZE for size in _SIZES
+    ):
+        raise MalformedEvent("its capacity is none")
+    interval = _typed(data.get("interval"), int | float)
+    if interval is not None and not 0 <= interval <= _MOST_SECONDS:
+        raise MalformedEvent("its interval is none")
     return dict(data)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """Return what is of a kind, or None."""
+    if value is not None and not isinstance(value, kind):
+        raise MalformedEvent(f"{value!r:.80} is out of place in it")
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _between(text: str, before: str, after: str) -> str:

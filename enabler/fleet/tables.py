@@ -10,7 +10,7 @@ from enabler.documents import timestamp
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as text: a line for the head, one for each row; None is ``-``."""
-    lines = [tuple(head), *(tuple(_cell(cell) for cell in row) for row in rows)]
+    lines = [tuple(_cell(cell) for cell in row) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

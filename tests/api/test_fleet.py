@@ -333,6 +333,7 @@ def test_what_the_hosts_told_is_billed_and_audited(
     with enabler.running():
         restart(hypervisor)
         eventually(lambda: kinds(read(nats)).count("recorded") == 3)
+        exported = enabler.get(f"/v1/vms/{DEFAULT_VM}/history").json()
         [hour, *_] = fleet(nats, "capacity", "--from", "2026-01-01")["hours"]
         assert hour["vm_uuid"] == DEFAULT_VM
         assert (
@@ -345,6 +346,21 @@ def test_what_the_hosts_told_is_billed_and_audited(
     found = fleet(nats, "audit", "--jwks", str(keys))
     assert found["findings"] == []
     assert (found["stays"], found["history_entries"]) == (2, 3)
+
+    # What the VM gave out: as it is, without its end, and what is none.
+    given_out = tmp_path / "history.json"
+    given_out.write_text(json.dumps(exported))
+    against = ("audit", "--jwks", str(keys), "--history", str(given_out))
+    found = fleet(nats, *against)
+    assert (found["findings"], found["exported_histories"]) == ([], 1)
+    given_out.write_text(json.dumps(exported | {"entries": exported["entries"][:-1]}))
+    [cut] = fleet(nats, *against, code=1)["findings"]
+    assert (cut["reason"], cut["vm"]) == ("end-cut-off", DEFAULT_VM)
+    assert "leave --vm out" in fleet(nats, *against, "--vm", VM, code=78)
+    given_out.write_text("{}")
+    assert "guest-client history --json" in fleet(nats, *against, code=78)
+    given_out.unlink()
+    assert "can't be read" in fleet(nats, *against, code=78)
 
     # Somebody with the right to publish tells a stay that nobody can have signed.
     with publishing(tmp_path, nats, A) as a:

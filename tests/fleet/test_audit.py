@@ -17,9 +17,10 @@ import pytest
 
 from enabler import cli
 from enabler.documents import EventDocument
+from enabler.errors import FleetRefused
 from enabler.events import Carried
 from enabler.fleet.bus import connected
-from enabler.fleet.event import TYPE, VMS, Event, Mark, make
+from enabler.fleet.event import HOSTS, TYPE, VMS, Event, Mark, make
 from enabler.fleet.publisher import Host, Publisher
 from enabler.keys import Keys
 from tests.api.running import eventually
@@ -102,13 +103,20 @@ def audit(
     return found
 
 
-def put(cluster: Cluster, credentials: str, event: Event, *, bucket: bool = False) -> None:
-    """Publish an event by hand, with somebody's credentials."""
+def put(
+    cluster: Cluster,
+    credentials: str,
+    event: Event,
+    *,
+    bucket: bool = False,
+    topic: str | None = None,
+) -> None:
+    """Publish an event by hand, with somebody's credentials; perhaps where it does not belong."""
 
     async def scene() -> None:
         async with connected(cluster.settings(credentials), "thief", credentials) as bus:
             if not bucket:
-                await bus.publish(event, event.encode())
+                await bus.publish((event.id, topic or event.topic), event.encode())
                 return
             kept = await bus.kept(VMS, event.vm or "")
             await bus.keep(VMS, event.vm or "", event.encode(), kept.revision if kept else 0)
@@ -148,6 +156,7 @@ def test_another_host_s_credentials_are_refused_and_the_audit_shows_it(
     [found] = audit(cluster, tmp_path, capsys)
     assert (found["reason"], found["host"]) == ("refused", A)
     assert "refuse these credentials" in found["sentence"]
+    assert "credentials" in found["advice"]
     # Looked at, and mended: what is new since then is asked for.
     assert len(audit(cluster, tmp_path, capsys, "--since", found["at"])) == 1
     assert audit(cluster, tmp_path, capsys, "--since", datetime.now(UTC).isoformat()) == []
@@ -205,6 +214,46 @@ def test_what_no_right_can_prevent_is_no_event(
         return [each["reason"] for each in audit(cluster, tmp_path, capsys)]
 
     eventually(lambda: flawed() == ["not-an-event"] * 2)
+
+
+def test_who_tells_in_another_s_name_on_its_own_subject_is_found(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The servers look at subjects alone: what an event says is for the audit."""
+    own_place = f"enabler.{A}.{VM}.arrival"
+    put(cluster, A, forged(B, 1, keys(tmp_path, A)), topic=own_place)
+    as_b = [(each["reason"], each["host"]) for each in audit(cluster, tmp_path, capsys)]
+    assert as_b == [("wrong-subject", B), ("wrong-issuer", B)]
+    with pytest.raises(FleetRefused):
+        put(cluster, A, forged(B, 2, keys(tmp_path, A)))
+
+
+def test_no_message_keeps_the_audit_from_the_rest(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What one host sends must not hide what another does."""
+    event = forged(A, 1, keys(tmp_path, A))
+    content = json.loads(event.encode())
+    no_name = json.dumps(content | {"signature": "\ud800"}).encode()
+    flawed = [no_name, json.dumps(content | {"signature": 1}).encode(), b"[" * 60_000, b""]
+    del content["data"]["residency"]["arrived_by"]
+    flawed.append(json.dumps(content).encode())
+
+    async def scene() -> None:
+        async with connected(cluster.settings(A), "host A", A) as bus:
+            for number, raw in enumerate(flawed):
+                await bus.publish((f"flawed-{number}", event.topic), raw)
+            await bus.keep(VMS, VM, no_name, None)
+            await bus.keep(HOSTS, A, b"", None)
+
+    asyncio.run(scene())
+    put(cluster, B, replace(forged(B, 1, keys(tmp_path, B)), signature=None))
+    put(cluster, B, replace(forged(B, 2, keys(tmp_path, B)), data={**event.data, "order": 2}))
+    found = [each["reason"] for each in audit(cluster, tmp_path, capsys)]
+    assert found[: len(flawed)] == ["not-an-event"] * len(flawed)
+    assert found[len(flawed) :] == ["unsigned", "bad-signature", *["bucket-malformed"] * 2]
+    for command in (("vms",), ("hosts",), ("history", VM), ("capacity", "--from", "2026-01-01")):
+        assert fleet(cluster, capsys, READER, *command)[0] == 0
 
 
 def states(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ import libvirt
 from enabler import addresses, devices
 from enabler.devices import Found, Interface, Vsock
 from enabler.errors import AttachError
-from enabler.libvirt_host import connected, find_vm
+from enabler.libvirt_host import connected, descriptions, find_vm
 
 _LET_GO_WITHIN = 15.0
 """Seconds that a guest has to let go of a device."""
@@ -67,6 +67,8 @@ class Outcome:
     """``interface`` or ``vsock``."""
     mac: str | None
     done: tuple[Done, ...]
+    bare: bool = False
+    """Whether an interface is attached without our nwfilter, for libvirt has none."""
 
     @property
     def changed(self) -> bool:
@@ -94,7 +96,7 @@ class Wish:
 def attach(uri: str, vm: str, wish: Wish) -> Outcome:
     """Give a VM (name or UUID) of the libvirt at ``uri`` the device, where it lacks it.
 
-    A MAC that the VM has on the host-only network already stays; a new one is
+    A MAC that the VM has on the host-only network already, running or defined, stays; a new one is
     `enabler.addresses.mac_of` its UUID. An interface without a filter is given ours.
     Raises `AttachError`, `HypervisorError`, `ConfigurationError`.
     """
@@ -104,11 +106,13 @@ def attach(uri: str, vm: str, wish: Wish) -> Outcome:
         found = {where: wish.look(_xml(domain, where)) for where in places}
         device = Vsock() if wish.vsock else _interface(connection, domain, wish, found)
         plan = [step for where in places for step in _to_attach(where, found[where], device)]
-        for step in plan:
-            if not wish.dry_run:
-                _carry_out(domain, step)
-        mac = device.mac if isinstance(device, Interface) else None
-        return Outcome(domain.name(), domain.UUIDString(), device.kind, mac, tuple(plan))
+        if not wish.dry_run:
+            _carry_out(domain, plan)
+        mac, bare = None, False
+        if isinstance(device, Interface):
+            mac = device.mac
+            bare = device.filter is None and any(each.action is Action.ATTACH for each in plan)
+        return Outcome(domain.name(), domain.UUIDString(), device.kind, mac, tuple(plan), bare)
 
 
 def detach(uri: str, vm: str, wish: Wish) -> Outcome:
@@ -126,11 +130,11 @@ def detach(uri: str, vm: str, wish: Wish) -> Outcome:
             plan += [Done(where, Action.DETACH, each.xml) for each in found] or [
                 Done(where, Action.NONE, None)
             ]
-        for step in plan:
-            if not wish.dry_run:
-                _carry_out(domain, step)
-                if step.action is Action.DETACH and step.where is Where.LIVE:
-                    _wait_until_gone(domain, wish)
+        if not wish.dry_run:
+            _carry_out(domain, plan)
+            # Of several, all have been asked for by now: the guest lets go of them as it likes.
+            if any(each.where is Where.LIVE and each.action is Action.DETACH for each in plan):
+                _wait_until_gone(domain, wish)
         kind = Vsock.kind if wish.vsock else Interface.kind
         return Outcome(domain.name(), domain.UUIDString(), kind, mac, tuple(plan))
 
@@ -170,14 +174,18 @@ def _interface(
     wish: Wish,
     found: dict[Where, list[Found]],
 ) -> Interface:
-    mac = next((each.mac for some in found.values() for each in some if each.mac), None)
+    # With --only, the other description may have it, and its MAC.
+    elsewhere = (wish.look(_xml(domain, where)) for where in _of(domain) if where not in found)
+    mac = next(
+        (each.mac for some in (*found.values(), *elsewhere) for each in some if each.mac), None
+    )
     if mac is None:
         mac = addresses.mac_of(domain.UUIDString())
     others = [
         other.name()
         for other in connection.listAllDomains()
         if other.UUIDString() != domain.UUIDString()
-        and any(mac in devices.macs(_xml(other, where)) for where in _of(other))
+        and any(mac in devices.macs(each) for each in descriptions(other))
     ]
     if others:
         raise AttachError(
@@ -231,34 +239,39 @@ def _to_attach(where: Where, found: list[Found], device: Interface | Vsock) -> l
     return [Done(where, Action.NONE, found[0].xml)]
 
 
-def _carry_out(domain: libvirt.virDomain, step: Done) -> None:
-    live = step.where is Where.LIVE
-    flag = libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG
+def _carry_out(domain: libvirt.virDomain, plan: list[Done]) -> None:
     act: dict[Action, Callable[[str, int], object]] = {
         Action.ATTACH: domain.attachDeviceFlags,
         Action.UPDATE: domain.updateDeviceFlags,
         Action.DETACH: domain.detachDeviceFlags,
     }
-    if step.action is Action.NONE:
-        return
-    assert step.xml is not None
-    try:
-        act[step.action](step.xml, flag)
-    except libvirt.libvirtError as error:
-        said = " ".join(str(error).split())
-        raise AttachError(
-            f"VM {domain.name()!r}: {step.where.words} is not changed: {said}; "
-            + _remedy(said, live=live, persistent=bool(domain.isPersistent()))
-        ) from error
+    defined = any(step.where is Where.CONFIG for step in plan)
+    for step in plan:
+        if step.action is Action.NONE:
+            continue
+        assert step.xml is not None
+        live = step.where is Where.LIVE
+        flag = libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        try:
+            act[step.action](step.xml, flag)
+        except libvirt.libvirtError as error:
+            said = " ".join(str(error).split())
+            raise AttachError(
+                f"VM {domain.name()!r}: {step.where.words} is not changed: {said}; "
+                + _remedy(said, live, defined=defined, persistent=bool(domain.isPersistent()))
+            ) from error
 
 
-def _remedy(said: str, *, live: bool, persistent: bool) -> str:
+def _remedy(said: str, live: bool, *, defined: bool, persistent: bool) -> str:
+    """``defined``: the definition was to be changed, too, and so has been, before this."""
     if "vhost-vsock" in said:
         return "load the host's module: modprobe vhost_vsock"
     if not live:
         return "nothing is done"
+    if defined:
+        return "its definition is as it should be: it counts from the VM's next start"
     if persistent:
-        return "its definition has been changed: it counts from the VM's next start"
+        return "leave out --only, and its definition is changed, for the VM's next start"
     return "a transient VM's device can be changed only where its hypervisor can do so live"
 
 
@@ -287,6 +300,11 @@ def in_words(outcome: Outcome, *, dry_run: bool) -> list[str]:
             lines += [f"    {line}" for line in each.xml.splitlines()]
     if outcome.mac and not dry_run and any(each.action is Action.ATTACH for each in outcome.done):
         lines.append(f"  the guest's address there: {addresses.link_local(outcome.mac)}")
+    if outcome.bare:
+        lines.append(
+            f"  without the nwfilter {devices.FILTER}, which libvirt does not have and by which a "
+            "guest can't forge its MAC; 'enabler network' defines it"
+        )
     return lines
 
 

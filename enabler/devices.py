@@ -71,7 +71,7 @@ def interfaces(domain: str, bridge: str | None = None) -> list[Found]:
         source = element.find("source")
         on = {} if source is None else source.attrib
         if on.get("bridge") == (bridge or NETWORK) or (
-            bridge is None and on.get("network") == NETWORK
+            bridge in (None, NETWORK) and on.get("network") == NETWORK
         ):
             mac, filtered = element.find("mac"), element.find("filterref")
             found.append(

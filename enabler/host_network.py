@@ -14,7 +14,7 @@ import libvirt
 from enabler import devices, network_xml
 from enabler.devices import FILTER, NETWORK
 from enabler.errors import AttachError
-from enabler.libvirt_host import connected
+from enabler.libvirt_host import connected, descriptions
 
 _NO_FILTERS = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT)
 
@@ -66,8 +66,7 @@ def remove(uri: str, *, dry_run: bool = False) -> list[Step]:
 
 
 def _uses_network(domain: libvirt.virDomain) -> bool:
-    flags = [0] * domain.isActive() + [libvirt.VIR_DOMAIN_XML_INACTIVE] * domain.isPersistent()
-    return any(devices.interfaces(domain.XMLDesc(each)) for each in flags)
+    return any(devices.interfaces(each) for each in descriptions(domain))
 
 
 # The filter --------------------------------------------------------------------------------------

@@ -118,6 +118,20 @@ def find_vm(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain | None
     return None
 
 
+def descriptions(domain: libvirt.virDomain) -> list[str]:
+    """Return a VM's XML, as it runs and as it is defined, as far as there are both; nothing of one
+    that has gone since it was listed, as VMs do that are migrated.
+    """
+    try:
+        flags = [0] * domain.isActive()
+        flags += [libvirt.VIR_DOMAIN_XML_INACTIVE] * domain.isPersistent()
+        return [str(domain.XMLDesc(each)) for each in flags]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return []
+        raise
+
+
 def ask_host(uri: str) -> HostFacts:
     """Return what libvirt says of the host, without a service. Raises `HypervisorError`."""
     with connected(uri) as connection:

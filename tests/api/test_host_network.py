@@ -5,6 +5,7 @@ nwfilter and attaches nothing: that is shown in the lab, and by the Ansible role
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from enabler import cli
 from enabler.devices import Interface
+from enabler.libvirt_host import descriptions
 from tests.api.running import DEFAULT_VM
 
 URI = ("--libvirt-uri", "test:///default")
@@ -150,6 +152,41 @@ def test_what_is_there_is_left_alone(
         domain.undefine()
 
 
+def test_a_mac_stays_that_only_the_definition_has(
+    hypervisor: libvirt.virConnect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    domain = on_network(hypervisor, "db01", "52:54:00:77:01:07")
+    defined = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    plain = re.sub("<interface.*</interface>", "", defined, flags=re.DOTALL)
+    try:
+        hypervisor.defineXML(plain)
+        domain.create()
+        hypervisor.defineXML(defined)
+        said = run(capsys, "attach", "db01", "--bridge", "enabler0", "--dry-run")
+        assert [(each["where"], each["action"]) for each in said["steps"]] == [
+            ("config", "unchanged"),
+            ("live", "attached"),
+        ]
+        assert said["mac"] == "52:54:00:77:01:07"
+        only = ("attach", "db01", "--bridge", "enabler0", "--only", "live")
+        tried = run(capsys, *only, "--dry-run")
+        assert tried["mac"] == "52:54:00:77:01:07"
+        assert tried["mac"] in tried["steps"][0]["xml"]
+        # The test driver can't. Of the definition nothing is said to have been done.
+        assert "leave out --only" in refused(capsys, *only)
+        assert "its definition is as it should be" in refused(capsys, *only[:4])
+    finally:
+        domain.destroy()
+        domain.undefine()
+
+
+def test_a_vm_that_goes_while_all_are_looked_at_is_no_error(hypervisor: libvirt.virConnect) -> None:
+    domain = on_network(hypervisor, "db01", "52:54:00:77:01:07")
+    assert len(descriptions(domain)) == 1
+    domain.undefine()
+    assert descriptions(domain) == []
+
+
 def test_without_the_network_it_says_what_to_do(
     hypervisor: libvirt.virConnect, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +204,8 @@ def test_without_the_network_it_says_what_to_do(
 def test_for_people(hypervisor: libvirt.virConnect, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["network", *URI, "--dry-run"]) == 0
     assert "network enabler0: would be defined\n" in capsys.readouterr().out
+    assert cli.main(["attach", *URI, "--bridge", "enabler0", "--dry-run", "test"]) == 0
+    assert "without the nwfilter vm-enabler-guest" in capsys.readouterr().out
     assert cli.main(["attach", *URI, "--vsock", "--dry-run", "test"]) == 0
     assert "the running VM: would be attached\n    <vsock" in capsys.readouterr().out
     assert cli.main(["detach", *URI, "test"]) == 0

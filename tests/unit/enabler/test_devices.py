@@ -44,6 +44,12 @@ def test_a_running_vm_s_interface_is_found_by_its_network_and_by_its_bridge() ->
         assert (found.mac, found.filter) == (MAC, None)
 
 
+def test_a_defined_one_is_found_by_its_network_s_bridge() -> None:
+    """A definition doesn't name the bridge, and the VM is not to be given it again."""
+    assert len(devices.interfaces(domain(Interface(MAC).xml()), "enabler0")) == 1
+    assert devices.interfaces(domain(Interface(MAC).xml()), "br1") == []
+
+
 def test_a_filter_replaces_the_one_there_is() -> None:
     [found] = devices.interfaces(domain(Interface(MAC, filter="clean-traffic").xml()))
     changed = devices.with_filter(found, "vm-enabler-guest")

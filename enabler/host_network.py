@@ -61,8 +61,9 @@ def remove(uri: str, *, dry_run: bool = False) -> list[Step]:
                 f"VMs have an interface on {NETWORK}: {', '.join(users)}; take it from each of "
                 "them first: enabler detach VM"
             )
-        steps = _remove_network(connection, dry_run=dry_run)
-        return steps + _remove_filter(connection, dry_run=dry_run)
+        # The filter first: a VM on another bridge may name it, and then nothing is done.
+        steps = _remove_filter(connection, dry_run=dry_run)
+        return steps + _remove_network(connection, dry_run=dry_run)
 
 
 def _uses_network(domain: libvirt.virDomain) -> bool:

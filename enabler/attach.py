@@ -18,7 +18,7 @@ import libvirt
 from enabler import addresses, devices
 from enabler.devices import Found, Interface, Vsock
 from enabler.errors import AttachError
-from enabler.libvirt_host import connected, descriptions, find_vm
+from enabler.libvirt_host import connected, descriptions, existing, find_vm
 
 _LET_GO_WITHIN = 15.0
 """Seconds that a guest has to let go of a device."""
@@ -98,10 +98,10 @@ def attach(uri: str, vm: str, wish: Wish) -> Outcome:
 
     A MAC that the VM has on the host-only network already, running or defined, stays; a new one is
     `enabler.addresses.mac_of` its UUID. An interface without a filter is given ours.
-    Raises `AttachError`, `HypervisorError`, `ConfigurationError`.
+    Raises `AttachError`, `NoSuchVm`, `HypervisorError`, `ConfigurationError`.
     """
     with connected(uri) as connection:
-        domain = _find(connection, vm)
+        domain = find_vm(connection, vm)
         places = _places(domain, wish)
         found = {where: wish.look(_xml(domain, where)) for where in places}
         device = Vsock() if wish.vsock else _interface(connection, domain, wish, found)
@@ -121,7 +121,7 @@ def detach(uri: str, vm: str, wish: Wish) -> Outcome:
     A running guest has to let go of it, which takes a moment, and can fail.
     """
     with connected(uri) as connection:
-        domain = _find(connection, vm)
+        domain = find_vm(connection, vm)
         plan = []
         mac = None
         for where in _places(domain, wish):
@@ -139,18 +139,8 @@ def detach(uri: str, vm: str, wish: Wish) -> Outcome:
         return Outcome(domain.name(), domain.UUIDString(), kind, mac, tuple(plan))
 
 
-def _find(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain:
-    domain = find_vm(connection, vm)
-    if domain is None:
-        raise AttachError(f"there is no VM {vm!r} on this host; 'virsh list --all' names them")
-    return domain
-
-
 def _places(domain: libvirt.virDomain, wish: Wish) -> list[Where]:
-    """The definition first: should the running VM not take it, it is there at its next start."""
-    name = domain.name()
-    there = [Where.CONFIG] if domain.isPersistent() else []
-    there += [Where.LIVE] if domain.isActive() else []
+    there = _of(domain)
     if wish.where is None:
         return there
     if wish.where not in there:
@@ -159,7 +149,7 @@ def _places(domain: libvirt.virDomain, wish: Wish) -> list[Where]:
             if wish.where is Where.LIVE
             else "is transient: it has no definition; leave out --only"
         )
-        raise AttachError(f"VM {name!r} {why}")
+        raise AttachError(f"VM {domain.name()!r} {why}")
     return [wish.where]
 
 
@@ -203,29 +193,19 @@ def _interface(
 
 
 def _of(domain: libvirt.virDomain) -> list[Where]:
-    return [Where.LIVE] * domain.isActive() + [Where.CONFIG] * domain.isPersistent()
+    """The definition first: should the running VM not take it, it is there at its next start."""
+    return [Where.CONFIG] * domain.isPersistent() + [Where.LIVE] * domain.isActive()
 
 
 def _has_network(connection: libvirt.virConnect) -> bool:
-    return bool(_there(lambda: connection.networkLookupByName(devices.NETWORK).isActive()))
+    absent = (libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_SUPPORT)
+    network = existing(lambda: connection.networkLookupByName(devices.NETWORK), *absent)
+    return network is not None and bool(network.isActive())
 
 
 def _has_filter(connection: libvirt.virConnect) -> bool:
-    return _there(lambda: connection.nwfilterLookupByName(devices.FILTER)) is not None
-
-
-def _there(look: Callable[[], object]) -> object:
-    absent = (
-        libvirt.VIR_ERR_NO_NETWORK,
-        libvirt.VIR_ERR_NO_NWFILTER,
-        libvirt.VIR_ERR_NO_SUPPORT,
-    )
-    try:
-        return look()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in absent:
-            return None
-        raise
+    absent = (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT)
+    return existing(lambda: connection.nwfilterLookupByName(devices.FILTER), *absent) is not None
 
 
 def _to_attach(where: Where, found: list[Found], device: Interface | Vsock) -> list[Done]:

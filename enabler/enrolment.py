@@ -60,7 +60,7 @@ def enroll(uri: str, vm: str, *, hand_over: bool = True) -> Enrolment:
     """Make a new token for a VM of the libvirt at ``uri``; the one before is void from now on.
 
     ``vm`` is a name or a UUID. With ``hand_over`` the guest agent is asked to keep the token as
-    `GUEST_FILE`, for root alone. Raises `EnrolmentError`, `HypervisorError`.
+    `GUEST_FILE`, for root alone. Raises `EnrolmentError`, `NoSuchVm`, `HypervisorError`.
     """
     token = tokens.make()
     with _domain(uri, vm) as domain:
@@ -74,7 +74,7 @@ def enroll(uri: str, vm: str, *, hand_over: bool = True) -> Enrolment:
 def revoke(uri: str, vm: str) -> str:
     """Make a VM's token void, if it has one; return the VM's name.
 
-    Raises `EnrolmentError`, `HypervisorError`.
+    Raises `EnrolmentError`, `NoSuchVm`, `HypervisorError`.
     """
     with _domain(uri, vm) as domain:
         _keep(domain, None)
@@ -84,12 +84,7 @@ def revoke(uri: str, vm: str) -> str:
 @contextmanager
 def _domain(uri: str, vm: str) -> Iterator[libvirt.virDomain]:
     with connected(uri) as connection:
-        domain = find_vm(connection, vm)
-        if domain is None:
-            raise EnrolmentError(
-                f"there is no VM {vm!r} on this host; 'virsh list --all' names them"
-            )
-        yield domain
+        yield find_vm(connection, vm)
 
 
 def _keep(domain: libvirt.virDomain, record: str | None) -> None:

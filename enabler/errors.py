@@ -80,6 +80,12 @@ class ServiceUnavailable(EnablerError):
     exit_code = 69  # EX_UNAVAILABLE
 
 
+class NoSuchVm(EnablerError):
+    """A command names a VM that libvirt does not know here."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
 class EnrolmentError(EnablerError):
     """A VM can't be given a token, or be rid of it."""
 

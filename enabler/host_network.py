@@ -14,7 +14,7 @@ import libvirt
 from enabler import devices, network_xml
 from enabler.devices import FILTER, NETWORK
 from enabler.errors import AttachError
-from enabler.libvirt_host import connected, descriptions
+from enabler.libvirt_host import connected, descriptions, existing
 
 _NO_FILTERS = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT)
 
@@ -74,12 +74,7 @@ def _uses_network(domain: libvirt.virDomain) -> bool:
 
 
 def _filter(connection: libvirt.virConnect) -> libvirt.virNWFilter | None:
-    try:
-        return connection.nwfilterLookupByName(FILTER)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_NWFILTER:
-            return None
-        raise
+    return existing(lambda: connection.nwfilterLookupByName(FILTER), libvirt.VIR_ERR_NO_NWFILTER)
 
 
 def _make_filter(connection: libvirt.virConnect, *, dry_run: bool) -> list[Step]:
@@ -124,12 +119,7 @@ def _remove_filter(connection: libvirt.virConnect, *, dry_run: bool) -> list[Ste
 
 
 def _network(connection: libvirt.virConnect) -> libvirt.virNetwork | None:
-    try:
-        return connection.networkLookupByName(NETWORK)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None
-        raise
+    return existing(lambda: connection.networkLookupByName(NETWORK), libvirt.VIR_ERR_NO_NETWORK)
 
 
 def _make_network(connection: libvirt.virConnect, *, mac_table: bool, dry_run: bool) -> list[Step]:

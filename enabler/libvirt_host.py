@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import libvirt
 
 from enabler import safexml
-from enabler.errors import ConfigurationError, HypervisorDenied, HypervisorError
+from enabler.errors import ConfigurationError, HypervisorDenied, HypervisorError, NoSuchVm
 from enabler.identity import canonical_uuid
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +107,27 @@ def connected(uri: str) -> Iterator[libvirt.virConnect]:
         raise translate(error, uri) from error
 
 
-def find_vm(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain | None:
-    """Return the VM with this UUID or name; None if there is none."""
-    for look in (connection.lookupByUUIDString, connection.lookupByName):
-        try:
-            return look(vm)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (
-                libvirt.VIR_ERR_NO_DOMAIN,
-                libvirt.VIR_ERR_INVALID_ARG,  # no UUID
-            ):
-                raise
-    return None
+def existing(look_up: Callable[[], _T], *absent: int) -> _T | None:
+    """Return what a look-up of libvirt's finds; None if its error is one of ``absent``.
+
+    Raises `libvirt.libvirtError`.
+    """
+    try:
+        return look_up()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in absent:
+            return None
+        raise
+
+
+def find_vm(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain:
+    """Return the VM with this UUID or name. Raises `NoSuchVm`, `libvirt.libvirtError`."""
+    absent = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG)  # the latter: no UUID
+    for look_up in (connection.lookupByUUIDString, connection.lookupByName):
+        domain = existing(partial(look_up, vm), *absent)
+        if domain is not None:
+            return domain
+    raise NoSuchVm(f"there is no VM {vm!r} on this host; 'virsh list --all' names them")
 
 
 def descriptions(domain: libvirt.virDomain) -> list[str]:
